@@ -1,0 +1,1 @@
+"""Side-by-side measurements of Debian's LTTng-tools and tracefleet under the same program."""

@@ -1,0 +1,235 @@
+"""What a session daemon asks of a consumer daemon, and what the consumer daemon says unasked.
+
+A *registry* is one CTF trace: the buffers that one user (or one process) fills in one session. Its channels
+and its metadata stream live in one directory and share one trace uuid. The session daemon chooses all keys.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tracefleet_common.messages.envelope import Done, Hello, HelloReply
+from tracefleet_common.model.ctf_types import HeaderType
+from tracefleet_common.model.event_rules import LossMode
+
+CONTEXT_FIELDS_EVENT_ID = -1  # in RecordLayout: not an event, but the context fields of all of them
+
+# ---- requests ----
+
+
+class PrepareOutput(msgspec.Struct, frozen=True, kw_only=True, tag="prepare-output"):
+    """Make the output directory with the owner's credentials, and see that it can be written. Reply: Done."""
+
+    output_root: str  # absolute
+    owner_uid: int
+    owner_gid: int
+
+
+class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry"):
+    """Make room for a trace. The directory is created with the first file. Reply: Done."""
+
+    registry_key: int
+    trace_uuid: bytes  # 16 bytes, in every packet header
+    output_root: str | None  # absolute; where the session's output begins; None: nothing is written
+    relative_path: str  # below output_root, for example "ust/uid/1000/64-bit"; never absolute, no ".."
+    owner_uid: int  # files and directories are made with these credentials, and belong to them
+    owner_gid: int
+
+
+class RecordLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the fields of an event record end, for a repair that must step over records it knows nothing else of.
+
+    `event_id`: the records whose payload is like this; CONTEXT_FIELDS_EVENT_ID (-1): the context fields of every
+    record of the channel.
+    `layout`: as `codecs.record_layout` writes it. What it cannot say has no layout.
+    """
+
+    channel_key: int
+    event_id: int
+    layout: bytes
+
+
+class AppendMetadata(msgspec.Struct, frozen=True, kw_only=True, tag="append-metadata"):
+    """Append TSDL text to the registry's metadata stream. Reply: Done, once it is in the file.
+
+    `record_layouts`: of the events and contexts that the text announces; known to the ring buffers on reply.
+    Those of channels that were closed meanwhile are ignored.
+    """
+
+    registry_key: int
+    text: str
+    record_layouts: tuple[RecordLayout, ...] = ()
+
+
+class CreateChannel(msgspec.Struct, frozen=True, kw_only=True, tag="create-channel"):
+    """Make the ring buffers of a channel, one stream per possible CPU, and read them from now on.
+
+    Reply: ChannelCreated. The descriptors go over the descriptor socket, tagged with `ticket`:
+    first the channel's wakeup descriptor, then (shm, wakeup) of stream 0, 1, …
+    """
+
+    registry_key: int
+    channel_key: int
+    ticket: int
+    name: str
+    channel_id: int  # stream_id in every packet header
+    header_type: HeaderType  # of its event records, as the programs are told; a repair must know it
+    loss_mode: LossMode
+    sub_buffer_size_bytes: int
+    sub_buffer_count: int
+    switch_timer_period_us: int
+    read_timer_period_us: int
+    monitor_timer_period_us: int
+    blocking_timeout_us: int
+    trace_file_size_bytes: int
+    trace_file_count: int
+
+
+class DrainChannels(msgspec.Struct, frozen=True, kw_only=True, tag="drain-channels"):
+    """Flush every stream, write all that is complete, answer with the books. Reply: ChannelsDrained.
+
+    `is_final_flush`: the programs are stopped; also close packets without an event record (once per stop).
+    `is_quiescent`: every living writer has left its probes, so a record still uncommitted has no writer any
+    more: empty its packet, count its event records as discarded, make the buffer usable again.
+    """
+
+    channel_keys: tuple[int, ...]
+    is_final_flush: bool
+    is_quiescent: bool
+
+
+class ResumeChannels(msgspec.Struct, frozen=True, tag="resume-channels"):
+    """The session starts again: the next final flush may close empty packets again. Reply: Done."""
+
+    channel_keys: tuple[int, ...]
+
+
+class SampleChannels(msgspec.Struct, frozen=True, tag="sample-channels"):
+    """Reply: ChannelsDrained with the books as they are, without a flush."""
+
+    channel_keys: tuple[int, ...]
+
+
+class CloseChannels(msgspec.Struct, frozen=True, kw_only=True, tag="close-channels"):
+    """Final flush, write all that can be written, give the buffers up. Reply: ChannelsDrained, the last books."""
+
+    channel_keys: tuple[int, ...]
+    is_quiescent: bool
+
+
+class CloseRegistry(msgspec.Struct, frozen=True, tag="close-registry"):
+    """After its channels. Reply: Done."""
+
+    registry_key: int
+
+
+class RepairChannels(msgspec.Struct, frozen=True, tag="repair-channels"):
+    """As `is_quiescent` of DrainChannels, while tracing goes on: only records reserved before the position that
+    `JammedStream` reported. Reply: ChannelsDrained."""
+
+    channel_keys: tuple[int, ...]
+
+
+class DescribeConsumer(msgspec.Struct, frozen=True, tag="describe-consumer"):
+    """Reply: ConsumerInfo. Also the health check."""
+
+
+ConsumerdRequest = (
+    Hello
+    | PrepareOutput
+    | OpenRegistry
+    | AppendMetadata
+    | CreateChannel
+    | DrainChannels
+    | ResumeChannels
+    | SampleChannels
+    | CloseChannels
+    | CloseRegistry
+    | RepairChannels
+    | DescribeConsumer
+)
+
+# ---- replies ----
+
+
+class ChannelCreated(msgspec.Struct, frozen=True, kw_only=True, tag="channel-created"):
+    """`channel_data`: the channel object as every application must receive it (liblttng-ust-ctl's bytes)."""
+
+    channel_key: int
+    channel_type: int
+    channel_data: bytes
+    stream_sizes_bytes: tuple[int, ...]  # shared memory size of stream 0, 1, …
+
+
+class StreamBooks(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stream carried. Counts are cumulative; emitted = recorded + discarded, packet by packet."""
+
+    cpu: int
+    packet_count: int
+    bytes: int
+    discarded_event_count: int
+    lost_packet_count: int
+    unwritten_packet_count: int  # complete, but they could not be written (disk full …)
+
+
+class ChannelState(msgspec.Struct, frozen=True, kw_only=True):
+    """The books of one channel. `error`: why it does not record as it should now; None when all is well."""
+
+    channel_key: int
+    streams: tuple[StreamBooks, ...]
+    error: str | None = None
+
+
+class ChannelsDrained(msgspec.Struct, frozen=True, tag="channels-drained"):
+    """One state per channel key asked for, in that order."""
+
+    channels: tuple[ChannelState, ...]
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="consumer"):
+    """Who answers."""
+
+    version: str
+    pid: int
+    bits_per_word: int
+    cpu_count: int  # streams per channel
+    registry_count: int
+    channel_count: int
+    has_repair: bool  # the ring buffer layout is the known one, so jammed buffers can be repaired
+
+
+ConsumerdReply = HelloReply | Done | ChannelCreated | ChannelsDrained | ConsumerInfo
+
+# ---- notices ----
+
+
+class JammedStream(msgspec.Struct, frozen=True, kw_only=True, tag="jammed-stream"):
+    """A complete sub-buffer has an uncommitted record for too long: its writer died or is stopped."""
+
+    channel_key: int
+    cpu: int
+
+
+class ChannelTrouble(msgspec.Struct, frozen=True, kw_only=True, tag="channel-trouble"):
+    """A channel began to fail, or (`error` None) works again."""
+
+    channel_key: int
+    error: str | None
+
+
+class BufferSample(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a channel's ring buffers are. Unread bytes, of the stream with the least and the most of them."""
+
+    channel_key: int
+    lowest_bytes: int
+    highest_bytes: int
+    consumed_bytes: int  # given back to the writers since the channel was made, over all its streams
+
+
+class BufferUsage(msgspec.Struct, frozen=True, tag="buffer-usage"):
+    """One tick of the monitor timers: the channels whose samples are not as they were told last."""
+
+    samples: tuple[BufferSample, ...]
+
+
+ConsumerdNotice = JammedStream | ChannelTrouble | BufferUsage

@@ -1,0 +1,336 @@
+#include "output.h"
+
+#include "credentials.h"
+#include "io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* As LTTng's: readers have seen this size for years, and an increment of metadata is seldom larger. */
+#define METADATA_PACKET_SIZE 4096
+#define METADATA_HEADER_SIZE 37
+#define METADATA_MAGIC 0x75D11D57u
+#define DIRECTORY_MODE 0770
+#define FILE_MODE 0660
+
+struct tf_output {
+	int reference_count; /* atomic */
+	char *root;
+	char *relative_path;
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t group_count;
+	pthread_mutex_t directory_lock;
+	int directory_fd; /* -1: not made yet */
+	pthread_mutex_t metadata_lock; /* taken before directory_lock */
+	bool is_closed;
+	int metadata_fd; /* -1: not made yet */
+	off_t metadata_size;
+};
+
+static bool is_valid_component(const char *name, size_t size)
+{
+	return size > 0 && size <= NAME_MAX && !(size == 1 && name[0] == '.') &&
+	       !(size == 2 && name[0] == '.' && name[1] == '.');
+}
+
+static bool is_valid_relative_path(const char *path)
+{
+	for (;;) {
+		size_t size = strcspn(path, "/");
+
+		if (!is_valid_component(path, size))
+			return false;
+		if (path[size] == '\0')
+			return true;
+		path += size + 1;
+	}
+}
+
+int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid_t gid, const gid_t *groups,
+		     size_t group_count, struct tf_output **out)
+{
+	struct tf_output *output;
+
+	if (root[0] != '/' || !is_valid_relative_path(relative_path) || strlen(root) >= PATH_MAX)
+		return -EINVAL;
+	output = calloc(1, sizeof(*output));
+	if (!output)
+		return -ENOMEM;
+	output->reference_count = 1;
+	output->uid = uid;
+	output->gid = gid;
+	output->group_count = group_count;
+	output->directory_fd = -1;
+	output->metadata_fd = -1;
+	pthread_mutex_init(&output->directory_lock, NULL);
+	pthread_mutex_init(&output->metadata_lock, NULL);
+	output->root = strdup(root);
+	output->relative_path = strdup(relative_path);
+	output->groups = calloc(group_count + 1, sizeof(*groups));
+	if (!output->root || !output->relative_path || !output->groups) {
+		tf_output_put(output);
+		return -ENOMEM;
+	}
+	if (group_count > 0)
+		memcpy(output->groups, groups, group_count * sizeof(*groups));
+	*out = output;
+	return 0;
+}
+
+struct tf_output *tf_output_get(struct tf_output *output)
+{
+	__atomic_add_fetch(&output->reference_count, 1, __ATOMIC_RELAXED);
+	return output;
+}
+
+void tf_output_put(struct tf_output *output)
+{
+	if (!output || __atomic_sub_fetch(&output->reference_count, 1, __ATOMIC_ACQ_REL) > 0)
+		return;
+	tf_output_close(output);
+	if (output->directory_fd >= 0)
+		close(output->directory_fd);
+	pthread_mutex_destroy(&output->directory_lock);
+	pthread_mutex_destroy(&output->metadata_lock);
+	free(output->root);
+	free(output->relative_path);
+	free(output->groups);
+	free(output);
+}
+
+/* Open the directory @name below @parent_fd, making it when it is not there. @flags: O_NOFOLLOW below the root. */
+static int open_directory(int parent_fd, const char *name, int flags)
+{
+	bool is_new = mkdirat(parent_fd, name, DIRECTORY_MODE) == 0;
+	int fd;
+
+	if (!is_new && errno != EEXIST)
+		return -errno;
+	/* A directory on the way may let its owner pass and not read. */
+	fd = openat(parent_fd, name, (is_new ? O_RDONLY : O_PATH) | O_DIRECTORY | O_CLOEXEC | flags);
+	if (fd < 0)
+		return -errno;
+	/* The process's umask does not decide: who may read a trace is the session daemon's contract. */
+	if (is_new && fchmod(fd, DIRECTORY_MODE) < 0) {
+		int ret = -errno;
+
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
+
+/* Walk @path component by component from @fd, which it takes over. */
+static int walk(int fd, const char *path, int flags)
+{
+	char name[NAME_MAX + 1];
+
+	while (fd >= 0 && *path != '\0') {
+		size_t size = strcspn(path, "/");
+		int next;
+
+		if (size > NAME_MAX) {
+			close(fd);
+			return -ENAMETOOLONG;
+		}
+		memcpy(name, path, size);
+		name[size] = '\0';
+		path += size + (path[size] == '/');
+		if (size == 0)
+			continue;
+		next = open_directory(fd, name, flags);
+		close(fd);
+		fd = next;
+	}
+	return fd;
+}
+
+/* With the owner's credentials and the directory lock held. */
+static int ensure_directory(struct tf_output *output)
+{
+	int fd;
+
+	if (output->directory_fd >= 0)
+		return 0;
+	/* The way to the root may have links of the owner's choice: the owner's rights decide where they lead. */
+	fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	fd = walk(fd, output->root, 0);
+	if (fd >= 0)
+		fd = walk(fd, output->relative_path, O_NOFOLLOW);
+	if (fd < 0)
+		return fd;
+	output->directory_fd = fd;
+	return 0;
+}
+
+static int create_file(int directory_fd, const char *name, int flags)
+{
+	int fd;
+
+	if (unlinkat(directory_fd, name, 0) < 0 && errno != ENOENT)
+		return -errno;
+	fd = openat(directory_fd, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | flags, FILE_MODE);
+	/* tmpfs before Linux 6.6, and some network file systems, have no direct I/O. */
+	if (fd < 0 && errno == EINVAL && (flags & O_DIRECT)) {
+		unlinkat(directory_fd, name, 0);
+		flags &= ~O_DIRECT;
+		fd = openat(directory_fd, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | flags, FILE_MODE);
+	}
+	if (fd < 0)
+		return -errno;
+	if (fchmod(fd, FILE_MODE) < 0) {
+		int ret = -errno;
+
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
+
+/* Whether a file can be made there. A file system without nameless files cannot be asked without leaving a trace. */
+static int try_directory(int directory_fd)
+{
+	const int fd = openat(directory_fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, FILE_MODE);
+
+	if (fd >= 0)
+		close(fd);
+	else if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
+		return -errno;
+	return 0;
+}
+
+int tf_output_prepare(struct tf_output *output)
+{
+	struct tf_credentials saved;
+	int ret;
+
+	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&output->directory_lock);
+	ret = ensure_directory(output);
+	if (ret == 0)
+		ret = try_directory(output->directory_fd);
+	pthread_mutex_unlock(&output->directory_lock);
+	tf_credentials_restore(&saved);
+	return ret;
+}
+
+int tf_output_create_file(struct tf_output *output, const char *directory, const char *name, int flags)
+{
+	struct tf_credentials saved;
+	int ret, fd = -1;
+
+	if (!is_valid_component(name, strlen(name)) || strchr(name, '/'))
+		return -EINVAL;
+	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&output->directory_lock);
+	ret = ensure_directory(output);
+	if (ret < 0)
+		goto out;
+	if (!directory) {
+		ret = create_file(output->directory_fd, name, flags);
+		goto out;
+	}
+	fd = open_directory(output->directory_fd, directory, O_NOFOLLOW);
+	ret = fd < 0 ? fd : create_file(fd, name, flags);
+	if (fd >= 0)
+		close(fd);
+out:
+	pthread_mutex_unlock(&output->directory_lock);
+	tf_credentials_restore(&saved);
+	return ret;
+}
+
+/* Cut @text into packets: header (37 bytes, native byte order, packed), text, zeroes up to the page. */
+static void fill_metadata_packets(uint8_t *packet, const char *text, size_t size, const uint8_t uuid[16])
+{
+	const size_t room = METADATA_PACKET_SIZE - METADATA_HEADER_SIZE;
+
+	for (; size > 0; packet += METADATA_PACKET_SIZE) {
+		const size_t taken = size < room ? size : room;
+		const uint32_t magic = METADATA_MAGIC;
+		const uint32_t content_bits = (uint32_t)(METADATA_HEADER_SIZE + taken) * 8;
+		const uint32_t packet_bits = METADATA_PACKET_SIZE * 8;
+
+		memcpy(packet, &magic, 4);
+		memcpy(packet + 4, uuid, 16);
+		memcpy(packet + 24, &content_bits, 4); /* 20: the checksum, none */
+		memcpy(packet + 28, &packet_bits, 4);
+		packet[35] = 1; /* 32..34: no compression, encryption, checksum */
+		packet[36] = 8;
+		memcpy(packet + METADATA_HEADER_SIZE, text, taken);
+		text += taken;
+		size -= taken;
+	}
+}
+
+static int ensure_metadata_file(struct tf_output *output)
+{
+	int fd;
+
+	if (output->is_closed)
+		return -EBADF;
+	if (output->metadata_fd >= 0)
+		return 0;
+	fd = tf_output_create_file(output, NULL, "metadata", O_WRONLY);
+	if (fd < 0)
+		return fd;
+	output->metadata_fd = fd;
+	return 0;
+}
+
+int tf_output_append_metadata(struct tf_output *output, const char *text, size_t size, const uint8_t uuid[16])
+{
+	const size_t room = METADATA_PACKET_SIZE - METADATA_HEADER_SIZE;
+	const size_t packets_size = (size + room - 1) / room * METADATA_PACKET_SIZE;
+	uint8_t *packets;
+	int ret;
+
+	packets = calloc(1, packets_size + 1);
+	if (!packets)
+		return -ENOMEM;
+	fill_metadata_packets(packets, text, size, uuid);
+	pthread_mutex_lock(&output->metadata_lock);
+	ret = ensure_metadata_file(output);
+	if (ret < 0)
+		goto out;
+	ret = tf_write_whole(output->metadata_fd, packets, packets_size, output->metadata_size);
+	if (ret < 0)
+		tf_truncate(output->metadata_fd, output->metadata_size);
+	else
+		output->metadata_size += (off_t)packets_size;
+out:
+	pthread_mutex_unlock(&output->metadata_lock);
+	free(packets);
+	return ret;
+}
+
+void tf_output_close(struct tf_output *output)
+{
+	pthread_mutex_lock(&output->metadata_lock);
+	output->is_closed = true;
+	if (output->metadata_fd >= 0)
+		close(output->metadata_fd);
+	output->metadata_fd = -1;
+	pthread_mutex_unlock(&output->metadata_lock);
+	/* An open directory keeps its file system busy; a channel that still writes here opens it again. */
+	pthread_mutex_lock(&output->directory_lock);
+	if (output->directory_fd >= 0)
+		close(output->directory_fd);
+	output->directory_fd = -1;
+	pthread_mutex_unlock(&output->directory_lock);
+}

@@ -1,0 +1,1 @@
+"""The consumer daemon: moves full sub-buffers into packets with their index entries."""

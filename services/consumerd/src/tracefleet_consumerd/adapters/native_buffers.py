@@ -1,0 +1,169 @@
+"""Ring buffers and trace files, from the native library. The only module that imports it.
+
+Import it before the process has threads: the library blocks signals that no thread may receive.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tracefleet_native
+from tracefleet_common.errors import (
+    ErrorCode,
+    InvalidArgument,
+    NotFound,
+    PermissionRefused,
+    ResourceExhausted,
+    TracefleetError,
+    TracerError,
+    Unsupported,
+)
+from tracefleet_common.messages.consumerd_control import StreamBooks
+from tracefleet_common.model.event_rules import LossMode
+from tracefleet_consumerd.adapters.output_directory import prepare_output
+from tracefleet_consumerd.application.ports import ChannelBuffers, ExportedChannel, TraceOutput
+from tracefleet_consumerd.domain.buffer_usage import Usage
+from tracefleet_consumerd.domain.channel import ChannelSettings
+from tracefleet_consumerd.domain.registry import RegistrySettings
+from tracefleet_consumerd.settings import BITS_PER_WORD
+
+_EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def _failures(what: str, code: ErrorCode) -> Iterator[None]:
+    """Errors of the native library as errors that travel. `what` could not be done."""
+    try:
+        yield
+    except ValueError as error:
+        raise NotFound(f"{what}: {error}", code) from None
+    except OSError as error:
+        # Without a path the text is a whole sentence of the library's own.
+        text = f"{what}: {error.strerror}"
+        kind: type[TracefleetError] = TracerError
+        if error.errno in _EXHAUSTED:
+            kind = ResourceExhausted
+        elif error.errno in _FORBIDDEN:
+            kind = PermissionRefused
+        elif error.errno == errno.EINVAL:
+            kind = InvalidArgument
+        elif error.errno == errno.ENOTSUP:
+            kind = Unsupported
+        raise kind(text, code) from None
+
+
+class NativeOutput:
+    """One trace directory."""
+
+    def __init__(self, settings: RegistrySettings, root: str) -> None:
+        self._settings = settings
+        with _failures(f"Cannot use the output {settings.path}", ErrorCode.CREATE_DIR_FAIL):
+            self.native = tracefleet_native.Output(root, settings.relative_path, settings.owner_uid, settings.owner_gid)
+        self.path = settings.path
+
+    def append_metadata(self, text: str) -> None:
+        with _failures(f"Cannot write {self.path}/metadata", ErrorCode.CREATE_DIR_FAIL):
+            self.native.append_metadata(text.encode(), self._settings.trace_uuid)
+
+    def close(self) -> None:
+        self.native.close()
+
+
+class NativeChannel:
+    """The ring buffers of one channel, and its files."""
+
+    def __init__(self, settings: ChannelSettings, output: NativeOutput | None) -> None:
+        self._name = settings.name
+        self._path = None if output is None else output.path
+        self._what = f"Channel {settings.name}"
+        with _failures(f"Cannot make channel {settings.name}", ErrorCode.UST_CHANNEL_FAIL):
+            self.native = tracefleet_native.Channel(
+                name=settings.name,
+                channel_id=settings.channel_id,
+                trace_uuid=settings.trace_uuid,
+                is_overwrite=settings.loss_mode is LossMode.OVERWRITE,
+                sub_buffer_size_bytes=settings.sub_buffer_size_bytes,
+                sub_buffer_count=settings.sub_buffer_count,
+                switch_timer_period_us=settings.switch_timer_period_us,
+                read_timer_period_us=settings.read_timer_period_us,
+                blocking_timeout_us=settings.blocking_timeout_us,
+                trace_file_size_bytes=settings.trace_file_size_bytes,
+                trace_file_count=settings.trace_file_count,
+                header_type=settings.header_type,
+                output=None if output is None else output.native,
+            )
+
+    def export(self) -> ExportedChannel:
+        with _failures(self._what, ErrorCode.UST_CHANNEL_FAIL):
+            return ExportedChannel(*self.native.export())
+
+    def flush(self, *, is_final: bool) -> None:
+        with _failures(self._what, ErrorCode.BUFFER_FLUSH_FAILED):
+            self.native.flush(is_final)
+
+    def resume(self) -> None:
+        with _failures(self._what, ErrorCode.UST_START_FAIL):
+            self.native.resume()
+
+    def drain(self, deadline_s: float) -> bool:
+        with _failures(self._what, ErrorCode.BUFFER_FLUSH_FAILED):
+            return self.native.drain(int(deadline_s * 1000))
+
+    def repair(self, *, is_tracing: bool) -> int:
+        with _failures(f"Cannot repair channel {self._name}", ErrorCode.BUFFER_FLUSH_FAILED):
+            return self.native.repair(is_tracing)
+
+    def set_record_layout(self, event_id: int, layout: bytes) -> None:
+        with _failures(f"Cannot take a record layout of channel {self._name}", ErrorCode.UST_CHANNEL_FAIL):
+            self.native.set_record_layout(event_id, layout)
+
+    def books(self) -> tuple[StreamBooks, ...]:
+        return tuple(StreamBooks(**stream._asdict()) for stream in self.native.books())
+
+    def usage(self) -> Usage:
+        with _failures(self._what, ErrorCode.BUFFER_FLUSH_FAILED):
+            return Usage(*self.native.usage())
+
+    def trouble(self) -> str | None:
+        number = self.native.error()
+        return None if number == 0 else f"Channel {self._name}: {os.strerror(number)}: {self._path}"
+
+    def describe(self, number: int, cpu: int) -> str:
+        """What an errno of a write means, with the place: the stream's file, or the first of them."""
+        return f"{os.strerror(number)}: {self._path}/{self._name}_{cpu}"
+
+    def close(self) -> None:
+        self.native.close()
+
+
+class NativeLibrary:
+    """Makes the above."""
+
+    @property
+    def cpu_count(self) -> int:
+        return tracefleet_native.possible_cpu_count()
+
+    @property
+    def bits_per_word(self) -> int:
+        return BITS_PER_WORD
+
+    @property
+    def has_repair(self) -> bool:
+        return tracefleet_native.has_repair()
+
+    def stream_size_bytes(self, settings: ChannelSettings) -> int:
+        return tracefleet_native.ring_buffer_size_bytes(settings.sub_buffer_size_bytes, settings.sub_buffer_count)
+
+    def prepare_output(self, root: str, owner_uid: int, owner_gid: int) -> None:
+        prepare_output(root, owner_uid, owner_gid)
+
+    def open_output(self, settings: RegistrySettings) -> NativeOutput | None:
+        return None if settings.output_root is None else NativeOutput(settings, settings.output_root)
+
+    def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers:
+        assert output is None or isinstance(output, NativeOutput), "made by open_output"
+        return NativeChannel(settings, output)

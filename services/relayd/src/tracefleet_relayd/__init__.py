@@ -1,0 +1,1 @@
+"""The relay daemon: keeps traces of other hosts, and serves them live."""

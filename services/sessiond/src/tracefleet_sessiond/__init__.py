@@ -1,0 +1,1 @@
+"""The session daemon: decides what is recorded, where to, until when."""

@@ -24,45 +24,30 @@ void tf_record_layouts_free(struct tf_record_layouts *layouts);
 
 /* Take the layout of @event_id over. Returns 0, -EINVAL (no layout, or no such id) or -ENOMEM. Any thread. */
 int tf_record_layouts_set(struct tf_record_layouts *layouts, int64_t event_id, const uint8_t *ops, size_t size);
+/* True when layouts were handed in. Any thread. */
+bool tf_record_layouts_are_known(struct tf_record_layouts *layouts);
 
-/* One record. */
+/* Nobody sets layouts meanwhile; for those who read records. */
+void tf_record_layouts_lock(struct tf_record_layouts *layouts);
+void tf_record_layouts_unlock(struct tf_record_layouts *layouts);
+
+/* One record, offsets in the packet. */
 struct tf_record {
-	size_t begin, end;
-	bool is_extended; /* its header has the whole time */
-	uint64_t time;	  /* of no use for a short one in a packet that lasted longer than short times go */
+	size_t begin, fields, end; /* end: 0 when the fields do not end within the packet */
+	uint64_t time;
+	bool has_header;    /* there is a header, of a known event and at a possible time */
+	bool is_extended;    /* its header has the whole time, not one that counts on from the record before */
+	bool has_fixed_size; /* whatever its fields say */
 };
 
-/* What a repair has to find out; offsets in the packet. */
-struct tf_damage_search {
-	const uint8_t *bytes;
-	size_t begin;	 /* the first record */
-	size_t prefix;	 /* committed up to here, at least */
-	size_t data_end; /* behind the last record */
-	size_t missing;	 /* bytes between prefix and data_end that are not committed */
-	uint64_t time_begin, time_end;
-};
-
-#define TF_LOST_MAX 16 /* more writers hardly die inside records of one sub-buffer */
-
-struct tf_segment {
-	size_t begin, end;
-};
-
-struct tf_recovery {
-	struct tf_segment kept[TF_LOST_MAX + 1];
-	size_t kept_count;
-	uint64_t lost_count; /* in the holes, and behind them where a time would be read wrongly */
-};
+/* The time that a short event header spans. */
+uint64_t tf_record_short_range(const struct tf_record_layouts *layouts);
 
 /*
- * Find the fewest holes that explain what is missing: all between them are whole records up to the last byte.
- * False: not with these layouts, or not with bearable effort.
+ * True when a whole record of a known event stands at @at, with a time from @earliest (the record's before it) to
+ * @latest, and ends at @end or before. With the lock held.
  */
-bool tf_records_recover(struct tf_record_layouts *layouts, const struct tf_damage_search *search,
-			struct tf_recovery *recovery);
-/* At most so many records begin behind the prefix: what to count when they cannot be told apart. 0: not known. */
-uint64_t tf_records_count_at_most(struct tf_record_layouts *layouts, const struct tf_damage_search *search);
-/* True when layouts were handed in. */
-bool tf_record_layouts_are_known(struct tf_record_layouts *layouts);
+bool tf_record_read(const struct tf_record_layouts *layouts, const uint8_t *bytes, size_t at, size_t end,
+		    uint64_t earliest, uint64_t latest, struct tf_record *record);
 
 #endif

@@ -8,13 +8,13 @@
  *   after    | header | records … | records … | padding       |      and the counters full
  *
  * How much is missing is known exactly from the commit counters, where it begins from the tracer's own note of
- * the committed prefix. With the layouts of the channel's records (records.h), the fewest lost records are
- * found between which everything is whole; they are cut out and counted as discarded. Without
+ * the committed prefix. With the layouts of the channel's records, the likeliest lost ones are found (recovery.h),
+ * cut out and counted as discarded. Without
  * layouts, one hole is cut out when a record seems to begin behind it; else the prefix is kept, and the records
  * behind it are counted by their headers, as well as that goes.
  */
 
-#include "records.h"
+#include "recovery.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -248,36 +248,35 @@ static int examine(struct tf_stream *stream, uint64_t position, uint64_t produce
 
 /*
  * Keep every record that is whole. False when what is missing cannot be explained; then nothing was touched, and
- * *@lost_count is how many records can be behind the prefix.
+ * *@lost_count is how many records can be behind the prefix (0: not known).
  */
 static bool keep_records(struct tf_stream *stream, struct damage *damage, size_t *content_size, uint64_t *lost_count)
 {
 	const size_t header_missing = damage->prefix > 0 ? 0 : TF_PACKET_HEADER_SIZE;
-	struct tf_damage_search search = { .bytes = damage->bytes,
+	const size_t padding = stream->layout.sub_buffer_size - damage->data_end;
+	/* The search holds a lock and memory of its own, so it must not touch what an application can take away. */
+	uint8_t *copy = malloc(damage->data_end);
+	struct tf_damage_search search = { .bytes = copy,
 					   .begin = TF_PACKET_HEADER_SIZE,
 					   .prefix = damage->prefix > 0 ? damage->prefix : TF_PACKET_HEADER_SIZE,
 					   .data_end = damage->data_end,
+					   .missing = damage->missing - header_missing,
 					   .time_begin = damage->begin,
 					   .time_end = damage->end };
-	const size_t padding = stream->layout.sub_buffer_size - damage->data_end;
 	struct tf_recovery recovery;
-	bool is_recovered;
-	uint8_t *copy;
+	bool is_recovered = false;
 
-	if (damage->missing < header_missing)
-		return false;
-	/* The search holds a lock and memory of its own, so it must not touch what an application can take away. */
-	copy = malloc(damage->data_end);
+	*lost_count = 0;
 	if (!copy)
 		return false;
 	memcpy(copy, damage->bytes, damage->data_end);
-	search.bytes = copy;
-	search.missing = damage->missing - header_missing;
-	is_recovered = tf_records_recover(stream->layouts, &search, &recovery);
-	if (!is_recovered && padding > 0 && search.missing >= padding) {
-		/* The writer that switched away may have died as well, before it committed the padding. */
-		search.missing -= padding;
+	if (damage->is_end_known && damage->missing >= header_missing) {
 		is_recovered = tf_records_recover(stream->layouts, &search, &recovery);
+		if (!is_recovered && padding > 0 && search.missing >= padding) {
+			/* The writer that switched away may have died as well, before it committed the padding. */
+			search.missing -= padding;
+			is_recovered = tf_records_recover(stream->layouts, &search, &recovery);
+		}
 	}
 	if (!is_recovered)
 		*lost_count = tf_records_count_at_most(stream->layouts, &search);
@@ -295,26 +294,6 @@ static bool keep_records(struct tf_stream *stream, struct damage *damage, size_t
 	return true;
 }
 
-/* How many records can be behind the prefix, where nobody noted the end. 0: not known. */
-static uint64_t count_behind(struct tf_stream *stream, const struct damage *damage)
-{
-	uint8_t *copy = malloc(damage->data_end);
-	struct tf_damage_search search = { .bytes = copy,
-					   .begin = TF_PACKET_HEADER_SIZE,
-					   .prefix = damage->prefix > 0 ? damage->prefix : TF_PACKET_HEADER_SIZE,
-					   .data_end = damage->data_end,
-					   .time_begin = damage->begin,
-					   .time_end = damage->end };
-	uint64_t count;
-
-	if (!copy)
-		return 0;
-	memcpy(copy, damage->bytes, damage->data_end);
-	count = tf_records_count_at_most(stream->layouts, &search);
-	free(copy);
-	return count;
-}
-
 /* Close the gap in the records. Returns how many records are lost; *@content_size is what is left, header included. */
 static uint64_t cut_hole(struct tf_stream *stream, struct damage *damage, size_t *content_size)
 {
@@ -324,19 +303,15 @@ static uint64_t cut_hole(struct tf_stream *stream, struct damage *damage, size_t
 	uint64_t counted = 0, looks;
 
 	*content_size = hole_begin;
-	if (!damage->is_end_known) {
-		/* Nothing behind the prefix but the padding that the switching writer did not commit. */
-		if (hole_end == stream->layout.sub_buffer_size)
-			return 0;
-		counted = count_behind(stream, damage);
-	} else if (hole_begin == damage->data_end) {
-		return 0; /* the padding, or the delivery, is what is missing */
-	} else if (hole_end == damage->data_end && !tf_record_layouts_are_known(stream->layouts)) {
-		return 1; /* the last record */
-	} else if (tf_record_layouts_are_known(stream->layouts)) {
+	/* Nothing but the padding, or the delivery, is missing. */
+	if (damage->is_end_known ? hole_begin == damage->data_end : hole_end == stream->layout.sub_buffer_size)
+		return 0;
+	if (tf_record_layouts_are_known(stream->layouts)) {
 		if (keep_records(stream, damage, content_size, &counted))
 			return counted;
-	} else if (is_single_hole(stream, damage)) {
+	} else if (damage->is_end_known && hole_end == damage->data_end) {
+		return 1; /* the last record */
+	} else if (damage->is_end_known && is_single_hole(stream, damage)) {
 		memmove(damage->bytes + hole_begin, damage->bytes + hole_end, damage->data_end - hole_end);
 		*content_size = hole_begin + damage->data_end - hole_end;
 		return hole_end > hole_begin;

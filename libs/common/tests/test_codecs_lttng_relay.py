@@ -412,14 +412,24 @@ def test_stream_with_names_that_are_too_long(minor: int) -> None:
         encode_request(relay.AddStream(channel_name="c", path="p" * (4096 if minor < 11 else 255)), minor)
 
 
-def test_stream_whose_name_is_longer_than_allowed_is_refused() -> None:
-    data = bytearray(encode_request(relay.AddStream(channel_name="c" * 263, path="p")))
-    data[HEADER_SIZE + 3] += 1  # the length: it takes the NUL of the path for its own
-    data[HEADER_SIZE + 7] -= 1
-    error = refusal_of(bytes(data))
+@pytest.mark.parametrize(("name_size", "path_size"), [(265, 2), (2, 256)])
+def test_stream_whose_names_are_longer_than_allowed_is_refused(name_size: int, path_size: int) -> None:
+    texts = b"c" * (name_size - 1) + b"\0" + b"p" * (path_size - 1) + b"\0"
+    payload = name_size.to_bytes(4, "big") + path_size.to_bytes(4, "big") + bytes(24) + texts
+    error = refusal_of(header(relay.Command.ADD_STREAM, len(payload)) + payload)
     assert isinstance(error, RefusedCommand)
     assert error.must_close
     assert error.reply == b"\xff" * 8 + b"\0\0\0\x0b"
+    assert "at most" in str(error)
+
+
+@pytest.mark.parametrize("sizes", [(256, 2, 1), (2, 257, 1), (2, 2, 4097)])
+def test_session_whose_names_are_longer_than_allowed_is_refused(sizes: tuple[int, int, int]) -> None:
+    lengths = b"".join(size.to_bytes(4, "big") for size in sizes)
+    payload = lengths + bytes(47) + b"".join(b"x" * (size - 1) + b"\0" for size in sizes)
+    error = refusal_of(header(relay.Command.CREATE_SESSION, len(payload)) + payload)
+    assert isinstance(error, RefusedCommand)
+    assert "at most" in str(error)
 
 
 @pytest.mark.parametrize("name", [b"\0", b"chunk", b"x" * 254 + b"\0", b"a\0b\0", b"\xff\0"])

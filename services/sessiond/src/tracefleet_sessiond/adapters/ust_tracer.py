@@ -96,11 +96,12 @@ class UstTracer:
 
     async def _welcome(self, application: Application) -> None:
         try:
-            await application.read_tracer_version()
-            for session in list(self._traces):
-                if session.is_active:
+            # Commands know the program already; they wait until it is what they would take it for.
+            async with application.lock:
+                await application.read_tracer_version()
+                for session in list(self._traces):
                     await self._synchronise(application, session)
-            await application.request(ust_commands.register_done())
+                await application.request(ust_commands.register_done())
             log.info("Registered a program: program=%s", application)
         except AppGone as error:
             log.debug("A program went away while it registered: program=%s, reason=%s", application, error)
@@ -304,9 +305,9 @@ class UstTracer:
     # ---- one program ----
 
     async def _synchronise(self, application: Application, session: RecordingSession) -> None:
-        """As _synchronise_or_raise, for a program that comes by itself: what goes wrong is only logged."""
+        """As _bring_up_to_date, for a program that comes by itself: what goes wrong is only logged."""
         try:
-            await self._synchronise_or_raise(application, session)
+            await self._bring_up_to_date(application, session)
         except AppGone:
             raise
         except TracefleetError as error:
@@ -314,15 +315,19 @@ class UstTracer:
 
     async def _synchronise_or_raise(self, application: Application, session: RecordingSession) -> None:
         async with application.lock:
-            traces = self._traces.get(session)
-            if traces is None or not session.is_active or not application.is_alive:
-                return
-            app_session = traces.app_sessions.get(application)
-            if app_session is None:
-                registry = self._registry(traces, session, application)
-                app_session = AppSession(application, session, registry)
-                traces.app_sessions[application] = app_session
-            await app_session.synchronise()
+            await self._bring_up_to_date(application, session)
+
+    async def _bring_up_to_date(self, application: Application, session: RecordingSession) -> None:
+        """The caller holds the application's lock."""
+        traces = self._traces.get(session)
+        if traces is None or not session.is_active or not application.is_alive:
+            return
+        app_session = traces.app_sessions.get(application)
+        if app_session is None:
+            registry = self._registry(traces, session, application)
+            app_session = AppSession(application, session, registry)
+            traces.app_sessions[application] = app_session
+        await app_session.synchronise()
 
     def _registry(self, traces: _SessionTraces, session: RecordingSession, application: Application) -> TraceRegistry:
         ownership = session.buffer_ownership or BufferOwnership.PER_USER

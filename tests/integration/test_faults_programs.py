@@ -9,13 +9,14 @@ from collections.abc import Callable
 import pytest
 from deadlines import DEADLINE_S, wait_until
 from fleet import OURS, Fleet
+from raw_peer import Pretender
 from traces import packets_of
 from world import Result, is_alive
 
 pytestmark = pytest.mark.fault
 
-# What bounds a command when a program does not answer is the daemon's time-out for programs (5 s by default).
-QUICK_TIME_OUT = {"LTTNG_APP_SOCKET_TIMEOUT": "2"}
+# What bounds a command when a program does not answer is the daemon's time-out for programs: 5 s by default.
+NEVER_TIME_OUT = {"LTTNG_APP_SOCKET_TIMEOUT": "-1"}
 SMALL_BUFFERS = ("--subbuf-size=4k", "--num-subbuf=4", "c")
 
 
@@ -23,7 +24,7 @@ SMALL_BUFFERS = ("--subbuf-size=4k", "--num-subbuf=4", "c")
 def fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """Our daemon; lttng-tools hangs in these tests."""
     made = make_fleet(OURS)
-    made.start_daemon(env=QUICK_TIME_OUT)
+    made.start_daemon()
     return made
 
 
@@ -53,22 +54,24 @@ class Background:
         return self._result
 
 
-@pytest.mark.parametrize("command", ["enable-event", "start", "stop", "list -u", "destroy", "list -u -f"])
+COMMANDS = {
+    "enable-event": ("enable-event", "-u", "-s", "own", "tf_emit:*"),
+    "start": ("start", "own"),
+    "stop": ("stop", "own"),
+    "destroy": ("destroy", "own"),
+    "list -u": ("list", "-u"),
+    "list -u -f": ("list", "-u", "-f"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_stopped_program_holds_up_only_its_own_command(make_fleet: Callable[..., Fleet], command: str) -> None:
     fleet = make_fleet(OURS)
-    fleet.start_daemon(env={"LTTNG_APP_SOCKET_TIMEOUT": "5"})
+    fleet.start_daemon(env=NEVER_TIME_OUT)
     output = fleet.record("tf_levels:err", session="own", is_started=command != "start")
     stopped, lively = fleet.program(), fleet.program()
     stopped.pause()
-    commands = {
-        "enable-event": ("enable-event", "-u", "-s", "own", "tf_emit:*"),
-        "start": ("start", "own"),
-        "stop": ("stop", "own"),
-        "destroy": ("destroy", "own"),
-        "list -u": ("list", "-u"),
-        "list -u -f": ("list", "-u", "-f"),
-    }
-    slow = Background(fleet, *commands[command])
+    slow = Background(fleet, *COMMANDS[command])
 
     # Other clients and programs, while that command waits for the program.
     fleet.run("list")
@@ -79,23 +82,55 @@ def test_a_stopped_program_holds_up_only_its_own_command(make_fleet: Callable[..
     fleet.run("list", "other")
     assert slow.is_running(), "it ended before the others had their turn, so this proves nothing"
 
-    result = slow.result()
     stopped.resume()
-    stopped.emit(3)  # whatever the daemon thinks of it, the program itself goes on
+    result = slow.result()
+    assert result.returncode == 0, result
     if command in ("enable-event", "start"):
-        assert result.returncode in (0, 4), result
-        assert str(stopped.pid) in result.stdout + result.stderr, "which program did not answer"
         if command == "start":
             fleet.run("enable-event", "-u", "-s", "own", "tf_emit:*")
-        lively.emit(10)
-        late.emit(10)
+        for program in (stopped, lively, late):
+            program.emit(10)
         fleet.stop("own")
         reading = fleet.read(output)
-        assert reading.numbers(pid=lively.pid)[-10:] == list(range(1, 11))
-        assert reading.numbers(pid=late.pid)[-10:] == list(range(1, 11))
+        for program, first in ((stopped, 0), (lively, 1), (late, 1)):
+            assert reading.numbers(pid=program.pid)[-10:] == list(range(first, first + 10))
     elif command.startswith("list"):
-        assert f"PID: {lively.pid}" in result.stdout
-        assert result.returncode == 0, result
+        for program in (stopped, lively):
+            assert f"PID: {program.pid}" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["enable-event", "start"])
+def test_a_command_names_the_program_that_does_not_answer(fleet: Fleet, command: str) -> None:
+    output = fleet.record("tf_levels:err", session="own", is_started=command != "start")
+    stopped, lively = fleet.program(), fleet.program()
+    stopped.pause()
+    result = fleet.run(*COMMANDS[command], is_checked=False)
+    assert result.returncode in (0, 4), result
+    assert str(stopped.pid) in result.stdout + result.stderr
+    stopped.resume()
+    stopped.emit(3)  # whatever the daemon thinks of it, the program itself goes on
+    if command == "start":
+        fleet.run("enable-event", "-u", "-s", "own", "tf_emit:*")
+    lively.emit(10)
+    fleet.stop("own")
+    assert fleet.read(output).numbers(pid=lively.pid) == list(range(10))
+
+
+def test_a_session_starts_while_a_program_is_registering(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet(OURS)
+    fleet.start_daemon(env=NEVER_TIME_OUT)
+    output = fleet.record("tf_emit:*", is_started=False)
+    with Pretender(fleet.application_socket) as pretender:
+        pretender.next_request()  # not answered: its registration is not complete
+        start = Background(fleet, "start", "s1")
+        wait_until(lambda: fleet.json("list")["sessions"][0]["is_active"], "the session to be active")
+        program = fleet.program()
+        program.emit(10)
+        assert start.is_running(), "it did not wait, so what it did with that program is not known"
+    result = start.result()
+    assert result.returncode in (0, 4), result
+    fleet.stop()
+    assert fleet.read(output).numbers(pid=program.pid) == list(range(10))
 
 
 def test_a_stopped_program_that_goes_on_is_traced_again(fleet: Fleet) -> None:

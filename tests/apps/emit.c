@@ -12,6 +12,7 @@
  *   stall            enter a record and stay inside until the line `go`
  *   jam              die inside a record
  *   crash            die by SIGKILL
+ *   doomed US T N    as threads, but die by SIGKILL after so many microseconds, wherever that is
  *   exit             return from main
  */
 #define _GNU_SOURCE
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "command_line.h"
 
@@ -72,6 +74,17 @@ static void emit_from_threads(int thread_count, long count)
 	for (int i = 0; i < thread_count; i++)
 		pthread_join(threads[i], NULL);
 	reply("done %ld", thread_count * count);
+}
+
+/* By a timer of its own, so that a test that is slow to kill does not get millions of records. */
+static void be_killed_after(long us)
+{
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	const struct itimerspec left = {.it_value = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000}};
+	timer_t timer;
+
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 || timer_settime(timer, 0, &left, NULL) != 0)
+		abort();
 }
 
 static void emit_levels(long count)
@@ -147,7 +160,7 @@ int main(int argc, char **argv)
 {
 	char line[512], path[400];
 	void (*plugin_emit)(long count) = NULL;
-	long count, size;
+	long count, size, us;
 
 	(void)argc;
 	for (size_t i = 0; i < sizeof(bulk); i++)
@@ -162,6 +175,9 @@ int main(int argc, char **argv)
 			next_number += count;
 			reply("done %ld", count);
 		} else if (sscanf(line, "threads %ld %ld", &size, &count) == 2) {
+			emit_from_threads((int)size, count);
+		} else if (sscanf(line, "doomed %ld %ld %ld", &us, &size, &count) == 3) {
+			be_killed_after(us);
 			emit_from_threads((int)size, count);
 		} else if (sscanf(line, "bulky %ld %ld", &count, &size) == 2 && size <= (long)sizeof(bulk)) {
 			for (long i = 0; i < count; i++)

@@ -8,7 +8,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,10 +221,6 @@ def test_the_last_data_of_a_killed_program_is_flushed(fleet: Fleet, ownership: s
     assert_the_books_balance(fleet, output)
 
 
-def has_more_than(count: int, directory: Path) -> bool:
-    return len(list(directory.iterdir())) > count
-
-
 @pytest.mark.fault
 @pytest.mark.parametrize("seed", range(3))
 def test_programs_killed_at_any_moment_lose_nothing_silently(fleet: Fleet, seed: int) -> None:
@@ -235,13 +230,8 @@ def test_programs_killed_at_any_moment_lose_nothing_silently(fleet: Fleet, seed:
     for _ in range(6):
         program = fleet.program()
         acknowledged[program.pid] = program.emit(chance.randrange(1, 2000))
-        tasks = Path(f"/proc/{program.pid}/task")
-        idle_count = len(list(tasks.iterdir()))
-        program.send("threads 4 1000000")
-        wait_until(partial(has_more_than, idle_count, tasks), "its threads")
-        for _ in range(chance.randrange(20)):
-            os.sched_yield()
-        program.kill()
+        doom_us = chance.randrange(1, 5_000)
+        assert program.end(f"doomed {doom_us} 4 1000000") == -signal.SIGKILL
     witness = fleet.program()
     witness.ask("threads 4 500")
     fleet.stop()

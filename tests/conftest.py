@@ -9,9 +9,11 @@ import pytest
 
 _NO_REASON = {"", "Skipped", "unconditional skip"}
 
-# A daemon leaves alone what was ignored when it started (nohup); the tests start it as a terminal would.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A daemon leaves alone what was ignored when it started (nohup, `&` of a script); the tests start it as a terminal
+# would.
+for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -44,8 +44,9 @@ def test_the_demo_runs_on_a_fresh_debian(debian: FreshDebian) -> None:
 
     again = debian.run("cd tracefleet && time -p script/setup", DEADLINE_S)
     assert again.returncode == 0, again.stdout
-    took = re.search(r"^real ([0-9.]+)$", again.stdout, re.MULTILINE)
-    assert took is not None and float(took[1]) < 1, again.stdout
+    # Time of the CPU: what it waited for it may have got late, on a machine that runs other tests meanwhile.
+    took_s = [float(time) for time in re.findall(r"^(?:user|sys) ([0-9.]+)$", again.stdout, re.MULTILINE)]
+    assert len(took_s) == 2 and sum(took_s) < 1, again.stdout
 
     as_root = debian.run("cd tracefleet && sudo script/demo", DEADLINE_S)
     assert as_root.returncode == 0, as_root.stdout[-4000:]

@@ -208,6 +208,7 @@ def test_the_read_timer_moves_full_sub_buffers_without_a_stop(live_fleet: Fleet)
     options = ("--read-timer=100000", "--subbuf-size=4k", "--num-subbuf=64", "c")
     output = live_fleet.record("tf_emit:*", channel=options)
     program = live_fleet.program()
+    program.ask("cpu 0")  # on several, each would keep back a sub-buffer that is not full
     program.emit(2000)
     wait_until(lambda: recorded_so_far(live_fleet, output) > 1800, "the full sub-buffers in the trace")
     live_fleet.stop()
@@ -226,7 +227,9 @@ def test_a_long_read_timer_does_not_hold_up_a_stop(make_fleet: Callable[..., Fle
 
 def test_a_full_sub_buffer_is_written_at_once_without_timers(live_fleet: Fleet) -> None:
     output = live_fleet.record("tf_emit:*", channel=("--subbuf-size=4k", "--num-subbuf=64", "c"))
-    live_fleet.program().emit(2000)
+    program = live_fleet.program()
+    program.ask("cpu 0")  # as above
+    program.emit(2000)
     wait_until(lambda: recorded_so_far(live_fleet, output) > 1800, "the full sub-buffers in the trace")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from deadlines import wait_until
+from deadlines import DEADLINE_S, wait_until
 from fleet import OURS, Fleet
 from programs import Program
 from raw_peer import (
@@ -339,7 +339,7 @@ def test_who_does_not_begin_properly_is_told_so(
 ) -> None:
     (path,) = [path for path in daemon_sockets(recording.fleet) if path.name == "tracefleet-sessiond"]
     peer = bus_peer(path)
-    peer.rcvtimeo = 10_000
+    peer.rcvtimeo = int(1000 * DEADLINE_S)
     peer.send_multipart([HEADER, msgspec.msgpack.encode(request_)])
     header, body = map(msgspec.msgpack.decode, peer.recv_multipart())
     assert header == {"request_id": 1, "is_error": True}

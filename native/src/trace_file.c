@@ -159,14 +159,15 @@ static void note_direct_speed(struct tf_trace_file *file, size_t size, uint64_t 
 		file->direct_us_per_mib == 0 ? us_per_mib : (3 * file->direct_us_per_mib + us_per_mib) / 4;
 }
 
-static void note_written(struct tf_trace_file *file, size_t size)
+static void note_written(struct tf_trace_file *file, size_t size, bool is_urgent)
 {
 	file->data_size += (off_t)size;
 	if (file->is_direct)
 		return;
 	file->cached_size += size;
 	file->cached_at_ms = tf_now_ms();
-	if (file->data_size - file->started_end >= CACHED_STEP_SIZE) {
+	/* To begin writing waits for room in a slow device's queue; what was cached in a hurry can wait instead. */
+	if (!(is_urgent && file->has_direct) && file->data_size - file->started_end >= CACHED_STEP_SIZE) {
 		sync_file_range(file->data_fd, file->started_end, file->data_size - file->started_end,
 				SYNC_FILE_RANGE_WRITE);
 		file->started_end = file->data_size;
@@ -276,6 +277,6 @@ int tf_trace_file_write(struct tf_trace_file *file, const struct tf_packet *pack
 		return ret;
 	}
 	file->index_size += (off_t)((size_t)i * TF_INDEX_ENTRY_SIZE);
-	note_written(file, whole);
+	note_written(file, whole, is_urgent);
 	return i;
 }

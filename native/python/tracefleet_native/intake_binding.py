@@ -1,0 +1,203 @@
+"""The intake of a relay daemon: C threads that write packets from connections into files.
+
+Every call releases the GIL, and may be made from any thread; none waits for a peer.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import struct
+from typing import Any, Final, NamedTuple
+
+from tracefleet_native._native import ffi, lib
+
+_REPORTS_PER_CALL = 1024
+_REPORT = struct.Struct("=iiiiQQQQII")
+
+PACKET_SIZE_BYTES_MAX: Final = 1 << 30
+NO_STOP: Final = (1 << 64) - 1
+_KEEP: Final = (1 << 64) - 1
+
+
+class Framing(enum.IntEnum):
+    """What a connection speaks."""
+
+    LTTNG = 1  # lttng-relayd's data connection: 32-byte headers, no answers
+    FLEET = 2  # acknowledged: 128-byte headers with the index entry
+
+
+class IntakeReportKind(enum.IntEnum):
+    PACKET = 1  # it is in the file, padding included; in the order of its connection
+    HOLD = 2  # the packet of that header waits for set_target and resume, or for close
+    CLOSED = 3  # nothing more will be read; close() gives the descriptor back
+
+
+class HoldReason(enum.IntEnum):
+    NONE = 0  # not a HOLD
+    UNKNOWN_STREAM = 1  # never given a target, or removed
+    NO_FILE = 2  # revoked: set the file again, also in the middle of a packet
+    FILE_FULL = 3  # size limit: the next target takes this packet whatever its size
+    STOPPED = 4  # the number is the stop number or above
+    STREAM_BUSY = 5  # another connection is in the middle of a packet of this stream
+    FOREIGN_STREAM = 6  # its group is not that of the connection's first packet
+    WRITE_FAILED = 7  # `error` says why; what arrived is kept, and resume tries again
+
+
+class IntakeReport(NamedTuple):
+    """`handle`, `net_seq` and the sizes (bytes) are of PACKET and HOLD, `offset` (bytes, in the file) of PACKET."""
+
+    kind: IntakeReportKind
+    reason: HoldReason
+    error: int  # errno, or 0; of CLOSED: 0 the end between packets, ENODATA within one, EMSGSIZE/EBADMSG a bad header
+    token: int
+    handle: int
+    net_seq: int
+    offset: int
+    data_size: int
+    padding_size: int
+
+
+class IntakeBooks(NamedTuple):
+    """What arrived for one stream since its first target; sizes in bytes."""
+
+    packet_count: int
+    data_bytes: int
+    padding_bytes: int
+    cut_count: int  # packets whose connection ended in the middle; nothing is left of them
+    duplicate_count: int  # FLEET: acknowledged again, and thrown away
+    offset: int  # of the next packet in the current file
+    received_bytes: int  # of the packet under way
+    is_under_way: bool
+
+
+_KINDS = {kind.value: kind for kind in IntakeReportKind}
+_REASONS = {reason.value: reason for reason in HoldReason}
+
+
+def _check(result: int, what: str) -> int:
+    if result >= 0:
+        return result
+    raise OSError(-result, os.strerror(-result), what)
+
+
+class Intake:
+    """Reads connections and writes their packets; `fileno()` is readable while there are reports."""
+
+    def __init__(self, thread_count: int = 0) -> None:
+        """Start the threads; 0: as many as the machine has processors, 2 to 4. Raises OSError."""
+        out = ffi.new("struct tf_intake **")
+        _check(lib.tf_intake_create(thread_count, out), "intake")
+        self._handle: Any = ffi.gc(out[0], lib.tf_intake_free)
+        self._reports: Any = ffi.new("struct tf_intake_report[]", _REPORTS_PER_CALL)
+
+    def fileno(self) -> int:
+        """For a selector. The descriptor stays the intake's."""
+        return int(lib.tf_intake_fd(self._handle))
+
+    def free(self) -> None:
+        """End the threads, close all connections and files. Packets under way are cut. The last call to it."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            ffi.release(handle)
+
+    def take_reports(self, timeout_ms: int = 0) -> list[IntakeReport]:
+        """Up to 1024 reports; waits for one for so long (negative: for ever), or until `wake`."""
+        count = lib.tf_intake_wait(self._handle, timeout_ms, self._reports, _REPORTS_PER_CALL)
+        data = ffi.buffer(self._reports, count * _REPORT.size)
+        return [
+            IntakeReport(_KINDS[kind], _REASONS[reason], error, *numbers)
+            for kind, reason, error, _, *numbers in _REPORT.iter_unpack(data)
+        ]
+
+    def wake(self) -> None:
+        """Let `take_reports` return now, or return at once the next time."""
+        lib.tf_intake_wake(self._handle)
+
+    def add(self, fd: int, token: int, framing: Framing) -> None:
+        """Read a stream socket from now on. `fd` is the intake's on success; tokens are never used twice. OSError."""
+        _check(lib.tf_intake_add(self._handle, fd, token, framing), f"connection {token}")
+
+    def close(self, token: int) -> None:
+        """Close the connection, also one reported CLOSED; its packet under way is cut from the file.
+
+        Afterwards no thread touches it. What it reported before may still be in the queue. Unknown tokens do nothing.
+        """
+        result = lib.tf_intake_close(self._handle, token)
+        if result != -errno.ENOENT:
+            _check(result, f"connection {token}")
+
+    def resume(self, token: int) -> None:
+        """Try the packet again that held the connection. Nothing happens unless it is held."""
+        result = lib.tf_intake_resume(self._handle, token)
+        if result != -errno.ENOENT:
+            _check(result, f"connection {token}")
+
+    def set_target(
+        self,
+        handle: int,
+        fd: int,
+        *,
+        offset: int | None = None,
+        size_limit: int = 0,
+        stop_net_seq: int = NO_STOP,
+        group: int = 0,
+        index_fd: int = -1,
+        index_offset: int | None = None,
+        next_sequence: int | None = None,
+        is_synced: bool = False,
+    ) -> None:
+        """Say where the next packet of the stream goes: a file open for reading and writing, and the offset in it.
+
+        The descriptors are the intake's on success, and the former ones are closed. What lies behind `offset` is cut
+        from the file; None: the same file as before, where it was. A packet under way goes along, also into another
+        file. Held connections wait for `resume`. A packet fits when offset + data_size is at most `size_limit`
+        (0: any). A connection that wrote to one `group` cannot write to another (0: to any).
+
+        Before moving on to another file: `set_stop`, take all reports.
+        Raises OSError: ESTALE when the file or the offset is not the one to be kept, EINVAL for an offset behind the
+        end or a file that is not regular, EBADF when a packet is under way in a file that is revoked.
+        """
+        target = ffi.new(
+            "struct tf_intake_target *",
+            {
+                "fd": fd,
+                "offset": _KEEP if offset is None else offset,
+                "size_limit": size_limit,
+                "stop_net_seq": stop_net_seq,
+                "group": group,
+                "index_fd": index_fd,
+                "index_offset": _KEEP if index_offset is None else index_offset,
+                "next_sequence": _KEEP if next_sequence is None else next_sequence,
+                "is_synced": is_synced,
+            },
+        )
+        _check(lib.tf_intake_set_target(self._handle, handle, target), f"stream {handle}")
+
+    def set_stop(self, handle: int, stop_net_seq: int) -> bool:
+        """Hold packets from that number on (0: all). Whether one is under way, which will be finished. OSError."""
+        return _check(lib.tf_intake_set_stop(self._handle, handle, stop_net_seq), f"stream {handle}") == 1
+
+    def revoke(self, handle: int) -> None:
+        """Close the descriptors of the stream's target now; what comes next holds with NO_FILE. OSError: ENOENT."""
+        _check(lib.tf_intake_revoke(self._handle, handle), f"stream {handle}")
+
+    def remove(self, handle: int) -> None:
+        """Forget the stream and close its descriptors. A connection in the middle of its packet closes. OSError."""
+        _check(lib.tf_intake_remove(self._handle, handle), f"stream {handle}")
+
+    def books(self, handle: int) -> IntakeBooks:
+        """Raises OSError (ENOENT) for an unknown stream."""
+        books = ffi.new("struct tf_intake_books *")
+        _check(lib.tf_intake_books(self._handle, handle, books), f"stream {handle}")
+        return IntakeBooks(
+            packet_count=int(books.packet_count),
+            data_bytes=int(books.data_bytes),
+            padding_bytes=int(books.padding_bytes),
+            cut_count=int(books.cut_count),
+            duplicate_count=int(books.duplicate_count),
+            offset=int(books.offset),
+            received_bytes=int(books.received_bytes),
+            is_under_way=bool(books.is_under_way),
+        )

@@ -1,0 +1,444 @@
+"""The descriptor tracker, on real files in a directory of the test."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracefleet_common.errors import InvalidArgument, LocalProtocolError
+from tracefleet_relayd.adapters.beneath import make_directories
+from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, TargetHandle
+
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    base = tmp_path / "traces"
+    base.mkdir()
+    return base
+
+
+@pytest.fixture
+def small(base: Path) -> Iterator[FdTracker]:
+    """Room for two descriptors. What a test left open is its own mistake, unless it looked at it."""
+    tracker = FdTracker(str(base), 2)
+    yield tracker
+    tracker.close()
+
+
+class Intake:
+    """Owns the descriptors that it was lent, as the native one does."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, int] = {}
+        self.revoked: list[str] = []
+
+    def target(self, tracker: FdTracker, path: str) -> TargetHandle:
+        return tracker.open_target(path, NEW, 0o660, revoke=lambda: self.revoke(path))
+
+    def lend(self, target: TargetHandle) -> None:
+        path = target.path
+
+        def take(descriptor: int) -> None:
+            self.descriptors[path] = os.dup(descriptor)
+
+        target.lend(take)
+
+    def revoke(self, path: str) -> None:
+        os.close(self.descriptors.pop(path))
+        self.revoked.append(path)
+
+
+def open_descriptors_below(base: Path) -> list[str]:
+    """The files of the process that lie below the base, by asking the kernel."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            path = str(entry.readlink())
+        except FileNotFoundError:  # the one that lists the directory
+            continue
+        if path.startswith(f"{base}/"):
+            found.append(path)
+    return sorted(found)
+
+
+def write(handle: FileHandle, data: bytes) -> None:
+    with handle as descriptor:
+        assert os.write(descriptor, data) == len(data)
+
+
+def test_the_one_used_longest_ago_is_closed_for_the_next(small: FdTracker, base: Path) -> None:
+    a, b = (small.open(name, NEW) for name in "ab")
+    write(a, b"1")
+    c = small.open("c", NEW)
+    assert [handle.is_suspended for handle in (a, b, c)] == [False, True, False]
+    assert open_descriptors_below(base) == [f"{base}/a", f"{base}/c"]
+    for handle in (a, b, c):
+        handle.close()
+    assert open_descriptors_below(base) == []
+    assert small.close() == ()
+
+
+def test_a_suspended_file_goes_on_where_it_was(small: FdTracker, base: Path) -> None:
+    handles = [small.open(name, NEW | os.O_TRUNC) for name in "abc"]
+    for part in (b"one ", b"two ", b"three"):
+        for handle in handles:
+            write(handle, part)
+    assert {(base / name).read_bytes() for name in "abc"} == {b"one two three"}
+    counts = small.counts()
+    assert (counts.active_count, counts.suspended_count, counts.error_count) == (2, 1, 0)
+    assert counts.use_count == 9
+    assert counts.miss_count == 9  # three files in turn, room for two: each was closed before its turn
+    for handle in handles:
+        handle.close()
+
+
+def test_what_is_in_use_is_never_closed(small: FdTracker, base: Path) -> None:
+    a, b = (small.open(name, NEW) for name in "ab")
+    with a as first, a as again, b:
+        assert first == again
+        with pytest.raises(OSError) as caught:
+            small.open("c", NEW)
+        assert caught.value.errno == errno.EMFILE
+        assert not (base / "c").exists()
+        with pytest.raises(OSError):
+            small.reserve(1, "a socket")
+    small.open("c", NEW).close()
+    a.close()
+    b.close()
+
+
+def test_reservations_close_files_and_give_room_back(small: FdTracker, base: Path) -> None:
+    handle = small.open("a", NEW)
+    with small.reserve(2, "a connection") as reservation:
+        assert handle.is_suspended
+        assert open_descriptors_below(base) == []
+        with pytest.raises(OSError, match="2 of them not by files"):
+            handle.get_fd()
+        assert small.counts().error_count == 1
+    reservation.release()  # a second time: nothing
+    assert small.counts().reserved_count == 0
+    write(handle, b"x")
+    handle.close()
+
+
+def test_a_file_that_could_not_come_back_stays_open(small: FdTracker, base: Path) -> None:
+    gone, replaced = small.open("gone", NEW), small.open("replaced", NEW)
+    (base / "gone").unlink()
+    (base / "other").write_bytes(b"other")
+    (base / "other").rename(base / "replaced")
+    with pytest.raises(OSError) as caught:
+        small.open("c", NEW)
+    assert caught.value.errno == errno.EMFILE
+    write(gone, b"x")
+    write(replaced, b"x")
+    assert (base / "replaced").read_bytes() == b"other"
+    gone.close()
+    replaced.close()
+
+
+def test_a_suspended_file_never_comes_back_as_another(small: FdTracker, base: Path) -> None:
+    handle = small.open("a", NEW)
+    with small.reserve(2, "room"):
+        assert handle.is_suspended
+    (base / "b").write_bytes(b"other")
+    (base / "b").rename(base / "a")
+    with pytest.raises(FileNotFoundError):
+        handle.get_fd()
+    (base / "a").unlink()
+    with pytest.raises(FileNotFoundError):
+        handle.get_fd()
+    handle.close()
+
+
+def test_unlink_while_open_and_suspended(small: FdTracker, base: Path) -> None:
+    writer = small.open("a", NEW)
+    reader = small.open("a", os.O_RDONLY)
+    write(writer, b"seen")
+    small.unlink("a")
+    assert not (base / "a").exists()
+    again = small.open("a", NEW)  # the next file of that name is another one
+    write(again, b"new")
+    with small.reserve(2, "room"):
+        assert writer.is_suspended and reader.is_suspended and again.is_suspended
+    write(writer, b" and read")
+    with reader as descriptor:
+        assert os.read(descriptor, 100) == b"seen and read"
+    with pytest.raises(FileNotFoundError):
+        reader.unlink()
+    assert (base / "a").read_bytes() == b"new"
+    assert (base / ".unlinked").stat().st_mode & 0o777 == 0o770 & ~_mask()
+    writer.close()
+    assert (base / ".unlinked").exists()
+    reader.close()
+    assert not (base / ".unlinked").exists()
+    again.unlink()
+    again.close()
+    assert list(base.iterdir()) == []
+
+
+def _mask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def test_unlink_of_a_file_that_nobody_holds(small: FdTracker, base: Path) -> None:
+    (base / "a").write_bytes(b"")
+    small.unlink("a")
+    assert list(base.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        small.unlink("a")
+
+
+def test_rename_takes_everything_inside_along(small: FdTracker, base: Path) -> None:
+    make_directories(str(base), "host/session/chunk/ust", 0o770)
+    (base / "host/session/chunk2").write_bytes(b"")
+    inside = small.open("host/session/chunk/ust/c_0", NEW)
+    beside = small.open("host/session/chunk2", os.O_RDWR)
+    small.rename("host/session/chunk", "host/session/archived")
+    with small.reserve(2, "room"):
+        pass
+    write(inside, b"in")
+    write(beside, b"beside")
+    assert inside.path == "host/session/archived/ust/c_0"
+    assert beside.path == "host/session/chunk2"
+    assert (base / inside.path).read_bytes() == b"in"
+    with pytest.raises(FileExistsError):
+        small.rename(inside.path, beside.path)
+    inside.close()
+    beside.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "..",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "a/",
+        "./a",
+        "a/.",
+        "a\0b",
+        ".unlinked/x",
+        "/".join("a" * 65),
+    ],
+)
+def test_no_path_leads_out_of_the_base(small: FdTracker, base: Path, path: str) -> None:
+    (base / "a").mkdir()
+    for call in (
+        lambda: small.open(path, APPEND),
+        lambda: small.open_target(path, APPEND, 0o660, revoke=lambda: None),
+        lambda: small.unlink(path),
+        lambda: small.rename("a", path),
+        lambda: small.rename(path, "b"),
+    ):
+        with pytest.raises(InvalidArgument):
+            call()
+    assert [entry.name for entry in base.iterdir()] == ["a"]
+
+
+def test_symbolic_links_are_not_followed(small: FdTracker, base: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    (base / "directory").symlink_to(outside)
+    (base / "file").symlink_to(outside / "file")
+    with pytest.raises(OSError):
+        small.open("directory/file", os.O_RDWR | os.O_TRUNC)
+    with pytest.raises(OSError):
+        small.open("file", os.O_RDWR | os.O_TRUNC)
+    with pytest.raises(OSError):
+        small.unlink("directory/file")
+    with pytest.raises(OSError):
+        make_directories(str(base), "directory/new", 0o770)
+    small.unlink("file")  # the link itself
+    assert (outside / "file").read_bytes() == b"precious"
+    assert [entry.name for entry in outside.iterdir()] == ["file"]
+
+
+def test_only_plain_files_are_opened(small: FdTracker, base: Path) -> None:
+    os.mkfifo(base / "fifo")
+    with pytest.raises(OSError, match="Not a plain file"):
+        small.open("fifo", os.O_RDONLY)
+    (base / "directory").mkdir()
+    with pytest.raises(OSError):
+        small.open("directory", os.O_RDONLY)
+    assert small.counts().active_count == 0
+
+
+def test_a_failed_opening_leaves_nothing(small: FdTracker, base: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        small.open("no/such/directory", NEW)
+    with pytest.raises(FileNotFoundError):
+        small.open("none", os.O_RDONLY)
+    assert open_descriptors_below(base.parent) == []
+    assert small.close() == ()
+
+
+def test_targets_are_lent_and_taken_back(small: FdTracker, base: Path) -> None:
+    intake = Intake()
+    targets = [intake.target(small, name) for name in "abc"]
+    assert all(target.is_suspended for target in targets)
+    assert open_descriptors_below(base) == []
+    intake.lend(targets[0])
+    intake.lend(targets[1])
+    targets[0].touch()
+    intake.lend(targets[2])
+    assert intake.revoked == ["b"]
+    assert open_descriptors_below(base) == [f"{base}/a", f"{base}/c"]
+    intake.lend(targets[0])  # again, for example with more room: not two descriptors
+    assert open_descriptors_below(base) == [f"{base}/a", f"{base}/c"]
+    assert intake.revoked == ["b", "a"]
+    for target in targets:
+        target.close()
+    assert open_descriptors_below(base) == []
+    assert small.close() == ()
+
+
+def test_an_intake_that_refuses_a_target(small: FdTracker, base: Path) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    target = Intake().target(small, "a")
+    with pytest.raises(OSError, match="no memory"):
+        target.lend(refuse)
+    assert target.is_suspended
+    assert open_descriptors_below(base) == []
+    target.close()
+
+
+def test_what_was_forgotten_is_reported_and_closed(small: FdTracker, base: Path) -> None:
+    intake = Intake()
+    intake.lend(intake.target(small, "target"))
+    small.open("file", NEW).unlink()
+    small.reserve(3 - 2, "the port of viewers")
+    leaks = small.close()
+    assert len(leaks) == 3
+    assert leaks[0] == "1 for the port of viewers"
+    assert leaks[1].startswith("FileHandle .unlinked/")
+    assert leaks[2] == "TargetHandle target"
+    assert open_descriptors_below(base) == []
+    assert [entry.name for entry in base.iterdir()] == ["target"]
+
+
+def test_mistakes_of_ours(small: FdTracker) -> None:
+    handle = small.open("a", NEW)
+    with pytest.raises(LocalProtocolError):
+        handle.put_fd()
+    handle.close()
+    handle.close()
+    with pytest.raises(LocalProtocolError):
+        handle.get_fd()
+    for base, capacity in (("relative", 10), ("/tmp", 0)):
+        with pytest.raises(InvalidArgument):
+            FdTracker(base, capacity)
+
+
+def test_what_a_killed_daemon_left_is_removed_and_a_living_ones_is_not(base: Path) -> None:
+    left = base / ".unlinked" / "0011223344556677"
+    left.mkdir(parents=True)
+    (left / "0").write_bytes(b"forgotten")
+    other = FdTracker(str(base), 2)
+    assert not left.exists()
+    handle = other.open("a", NEW)
+    handle.unlink()
+    FdTracker(str(base), 2).close()
+    assert (base / handle.path).exists()
+    handle.close()
+    other.close()
+    assert list(base.iterdir()) == []
+
+
+def test_the_directory_of_unlinked_files_is_locked(base: Path) -> None:
+    tracker = FdTracker(str(base), 2)
+    handle = tracker.open("a", NEW)
+    handle.unlink()
+    directory = os.open((base / handle.path).parent, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(directory)
+    handle.close()
+    tracker.close()
+
+
+def test_the_base_may_come_late_and_go(tmp_path: Path) -> None:
+    base = tmp_path / "late"
+    tracker = FdTracker(str(base), 2)
+    for _ in range(2):
+        make_directories(str(base), "host", 0o770)
+        tracker.open("host/a", NEW).close()
+        (base / "host/a").unlink()
+        (base / "host").rmdir()
+        base.rmdir()
+    assert tracker.close() == ()
+
+
+def test_thousands_of_streams_with_a_few_descriptors(base: Path) -> None:
+    """5,000 streams, each with a data file in the intake and an index file of ours, and a limit of 256."""
+    stream_count, limit, capacity = 5000, 256, 246
+    before = len(os.listdir("/proc/self/fd"))
+    tracker = FdTracker(str(base), capacity)
+    intake = Intake()
+    sockets = tracker.reserve(40, "connections")
+    make_directories(str(base), "host/session/ust/uid/0/64-bit/index", 0o770)
+    directory = "host/session/ust/uid/0/64-bit"
+    targets = [intake.target(tracker, f"{directory}/c_{number}") for number in range(stream_count)]
+    indexes = [tracker.open(f"{directory}/index/c_{number}.idx", NEW | os.O_APPEND) for number in range(stream_count)]
+    for packet in range(2):
+        for number in range(stream_count):
+            path = f"{directory}/c_{number}"
+            if path not in intake.descriptors:
+                intake.lend(targets[number])
+            os.pwrite(intake.descriptors[path], b"%06d" % number, packet * 6)
+            write(indexes[number], b"%06d" % number)
+            if number % 500 == 0:
+                assert len(os.listdir("/proc/self/fd")) - before <= limit - 40
+                counts = tracker.counts()
+                assert counts.reserved_count + counts.active_count <= capacity
+    for number in range(stream_count):
+        expected = b"%06d" % number * 2
+        assert (base / directory / f"c_{number}").read_bytes() == expected
+        assert (base / directory / "index" / f"c_{number}.idx").read_bytes() == expected
+    sockets.release()
+    for handle in (*targets, *indexes):
+        handle.close()
+    assert tracker.close() == ()
+    assert tracker.counts().error_count == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_share_it(base: Path) -> None:
+    tracker = FdTracker(str(base), 8)
+    handles = [tracker.open(str(number), NEW | os.O_APPEND) for number in range(20)]
+    failures: list[BaseException] = []
+
+    def append(letter: bytes) -> None:
+        try:
+            for turn in range(2000):
+                write(handles[turn % 20], letter)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=append, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for number, handle in enumerate(handles):
+        content = (base / str(number)).read_bytes()
+        assert [content.count(letter) for letter in (b"a", b"b", b"c", b"d")] == [100] * 4
+        handle.close()
+    assert tracker.close() == ()

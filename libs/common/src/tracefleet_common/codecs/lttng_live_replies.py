@@ -9,6 +9,7 @@ Source: lttng-tools 2.13.9, `src/bin/lttng-relayd/lttng-viewer-abi.h`, and 2.15 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, TypeVar
 
@@ -62,6 +63,7 @@ from tracefleet_common.errors import LocalProtocolError, RemoteProtocolError
 
 ENTRY_COUNT_MAX: Final = 65_536  # sessions or streams of one reply that a viewer of ours takes
 _NAME_SIZE_BYTES_MAX: Final = 4096  # of the names that travel with their length
+_STREAM_COUNT_PER_PART: Final = 16  # 70 kB
 
 _NUMBER = struct.Struct(">I")  # a status, or a count
 _STATUS_AND_COUNT = struct.Struct(">II")
@@ -112,6 +114,20 @@ def encode_reply(reply: Reply, minor: int = MINOR) -> bytes:
             return pack(_PACKET, reply.status, reply.size_bytes, reply.flags)
         case MetadataReply():
             return pack(_METADATA, reply.size_bytes, reply.status)
+
+
+def encode_reply_in_parts(reply: Reply, minor: int = MINOR) -> Iterator[bytes]:
+    """Encode a reply as `encode_reply` does, one part after the other: a stream takes 4 kB, and there may be many."""
+    if not isinstance(reply, AttachReply | NewStreamsReply):
+        yield encode_reply(reply, minor)
+        return
+    part = pack(_STATUS_AND_COUNT, reply.status, len(reply.streams))
+    for begin in range(0, len(reply.streams), _STREAM_COUNT_PER_PART):
+        part += b"".join(map(_encode_stream, reply.streams[begin : begin + _STREAM_COUNT_PER_PART]))
+        yield part
+        part = b""
+    if part:
+        yield part
 
 
 def _cut_name(what: str, name: str, size_bytes: int) -> bytes:

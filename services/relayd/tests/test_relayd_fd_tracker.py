@@ -13,7 +13,7 @@ import pytest
 
 from tracefleet_common.errors import InvalidArgument, LocalProtocolError
 from tracefleet_relayd.adapters.beneath import make_directories
-from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, TargetHandle
+from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, NewFile, TargetHandle
 
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -35,26 +35,31 @@ def small(base: Path) -> Iterator[FdTracker]:
 
 
 class Intake:
-    """Owns the descriptors that it was lent, as the native one does."""
+    """Owns the descriptors that it was lent, as the native one does. Streams have names here."""
 
-    def __init__(self) -> None:
-        self.descriptors: dict[str, int] = {}
+    def __init__(self, tracker: FdTracker) -> None:
+        self._tracker = tracker
+        self.descriptors: dict[str, list[int]] = {}
         self.revoked: list[str] = []
 
-    def target(self, tracker: FdTracker, path: str) -> TargetHandle:
-        return tracker.open_target(path, NEW, 0o660, revoke=lambda: self.revoke(path))
+    def stream(self, name: str) -> TargetHandle:
+        return self._tracker.target(lambda: self.revoke(name))
 
-    def lend(self, target: TargetHandle) -> None:
-        path = target.path
+    def move(self, stream: TargetHandle, name: str, *paths: str) -> None:
+        stream.move([NewFile(path, NEW, 0o660) for path in paths], lambda given: self.set_target(name, given))
 
-        def take(descriptor: int) -> None:
-            self.descriptors[path] = os.dup(descriptor)
+    def lend(self, stream: TargetHandle, name: str) -> None:
+        stream.lend(lambda given: self.set_target(name, given))
 
-        target.lend(take)
+    def set_target(self, name: str, descriptors: list[int]) -> None:
+        for former in self.descriptors.get(name, []):
+            os.close(former)
+        self.descriptors[name] = descriptors
 
-    def revoke(self, path: str) -> None:
-        os.close(self.descriptors.pop(path))
-        self.revoked.append(path)
+    def revoke(self, name: str) -> None:
+        self.set_target(name, [])
+        del self.descriptors[name]
+        self.revoked.append(name)
 
 
 def open_descriptors_below(base: Path) -> list[str]:
@@ -239,7 +244,7 @@ def test_no_path_leads_out_of_the_base(small: FdTracker, base: Path, path: str) 
     (base / "a").mkdir()
     for call in (
         lambda: small.open(path, APPEND),
-        lambda: small.open_target(path, APPEND, 0o660, revoke=lambda: None),
+        lambda: small.target(lambda: None).move([NewFile(path, APPEND)], lambda _: None),
         lambda: small.unlink(path),
         lambda: small.rename("a", path),
         lambda: small.rename(path, "b"),
@@ -288,40 +293,86 @@ def test_a_failed_opening_leaves_nothing(small: FdTracker, base: Path) -> None:
 
 
 def test_targets_are_lent_and_taken_back(small: FdTracker, base: Path) -> None:
-    intake = Intake()
-    targets = [intake.target(small, name) for name in "abc"]
-    assert all(target.is_suspended for target in targets)
-    assert open_descriptors_below(base) == []
-    intake.lend(targets[0])
-    intake.lend(targets[1])
-    targets[0].touch()
-    intake.lend(targets[2])
+    intake = Intake(small)
+    a, b, c = (intake.stream(name) for name in "abc")
+    intake.move(a, "a", "file-a")
+    intake.move(b, "b", "file-b")
+    a.touch()
+    intake.move(c, "c", "file-c")
     assert intake.revoked == ["b"]
-    assert open_descriptors_below(base) == [f"{base}/a", f"{base}/c"]
-    intake.lend(targets[0])  # again, for example with more room: not two descriptors
-    assert open_descriptors_below(base) == [f"{base}/a", f"{base}/c"]
+    assert [target.is_suspended for target in (a, b, c)] == [False, True, False]
+    assert open_descriptors_below(base) == [f"{base}/file-a", f"{base}/file-c"]
+    intake.lend(b, "b")
     assert intake.revoked == ["b", "a"]
-    for target in targets:
+    assert open_descriptors_below(base) == [f"{base}/file-b", f"{base}/file-c"]
+    for target in (a, b, c):
         target.close()
     assert open_descriptors_below(base) == []
     assert small.close() == ()
 
 
+def test_a_target_moves_on_without_being_revoked(small: FdTracker, base: Path) -> None:
+    intake = Intake(small)
+    target = intake.stream("s")
+    intake.move(target, "s", "0")
+    intake.move(target, "s", "1")
+    intake.lend(target, "s")  # with another stop number, for example
+    assert intake.revoked == []
+    assert target.paths == ("1",)
+    assert open_descriptors_below(base) == [f"{base}/1"]
+    assert small.counts().active_count == 1
+    small.unlink("1")
+    target.close()
+    assert sorted(entry.name for entry in base.iterdir()) == ["0"]
+
+
+def test_a_target_with_its_index_counts_twice(base: Path) -> None:
+    tracker = FdTracker(str(base), 4)
+    intake = Intake(tracker)
+    handle = tracker.open("a", NEW)
+    target = intake.stream("s")
+    intake.move(target, "s", "data", "index")
+    assert tracker.counts().active_count == 3
+    with tracker.reserve(1, "room"), pytest.raises(OSError) as caught:
+        # The next two need room beside the former two, which must stay: a packet of theirs may be under way.
+        intake.move(target, "s", "data1", "index1")
+    assert caught.value.errno == errno.EMFILE
+    assert intake.revoked == []
+    assert handle.is_suspended
+    intake.move(target, "s", "data1", "index1")
+    assert target.paths == ("data1", "index1")
+    (base / "index1").unlink()
+    with pytest.raises(OSError):
+        tracker.reserve(3, "more than there is while it cannot be opened again")
+    target.close()
+    handle.close()
+    assert tracker.close() == ()
+
+
 def test_an_intake_that_refuses_a_target(small: FdTracker, base: Path) -> None:
-    def refuse(_descriptor: int) -> None:
+    def refuse(_descriptors: list[int]) -> None:
         raise OSError(errno.ENOMEM, "no memory")
 
-    target = Intake().target(small, "a")
+    intake = Intake(small)
+    target = intake.stream("s")
+    with pytest.raises(OSError, match="no memory"):
+        target.move([NewFile("a", NEW)], refuse)
+    assert target.is_suspended
+    assert not target.paths
+    assert open_descriptors_below(base) == []
+    intake.move(target, "s", "b")
     with pytest.raises(OSError, match="no memory"):
         target.lend(refuse)
-    assert target.is_suspended
-    assert open_descriptors_below(base) == []
+    with pytest.raises(FileNotFoundError):
+        intake.move(target, "s", "no/such/directory")
+    assert target.paths == ("b",)
+    assert open_descriptors_below(base) == [f"{base}/b"]
     target.close()
 
 
 def test_what_was_forgotten_is_reported_and_closed(small: FdTracker, base: Path) -> None:
-    intake = Intake()
-    intake.lend(intake.target(small, "target"))
+    intake = Intake(small)
+    intake.move(intake.stream("s"), "s", "target")
     small.open("file", NEW).unlink()
     small.reserve(3 - 2, "the port of viewers")
     leaks = small.close()
@@ -390,18 +441,20 @@ def test_thousands_of_streams_with_a_few_descriptors(base: Path) -> None:
     stream_count, limit, capacity = 5000, 256, 246
     before = len(os.listdir("/proc/self/fd"))
     tracker = FdTracker(str(base), capacity)
-    intake = Intake()
+    intake = Intake(tracker)
     sockets = tracker.reserve(40, "connections")
     make_directories(str(base), "host/session/ust/uid/0/64-bit/index", 0o770)
     directory = "host/session/ust/uid/0/64-bit"
-    targets = [intake.target(tracker, f"{directory}/c_{number}") for number in range(stream_count)]
+    targets = [intake.stream(str(number)) for number in range(stream_count)]
     indexes = [tracker.open(f"{directory}/index/c_{number}.idx", NEW | os.O_APPEND) for number in range(stream_count)]
     for packet in range(2):
         for number in range(stream_count):
-            path = f"{directory}/c_{number}"
-            if path not in intake.descriptors:
-                intake.lend(targets[number])
-            os.pwrite(intake.descriptors[path], b"%06d" % number, packet * 6)
+            name = str(number)
+            if packet == 0:
+                intake.move(targets[number], name, f"{directory}/c_{number}")
+            elif name not in intake.descriptors:  # the intake holds the connection, and says so
+                intake.lend(targets[number], name)
+            os.pwrite(intake.descriptors[name][0], b"%06d" % number, packet * 6)
             write(indexes[number], b"%06d" % number)
             if number % 500 == 0:
                 assert len(os.listdir("/proc/self/fd")) - before <= limit - 40

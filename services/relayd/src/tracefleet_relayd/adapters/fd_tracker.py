@@ -9,13 +9,14 @@ One lock serialises everything, so that any thread may use it; nothing here wait
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ _ONLY_AT_FIRST = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 
 
 class FdCounts(NamedTuple):
-    """`use_count`: since the start; `miss_count`: uses that had to open the file again."""
+    """`suspended_count`: handles; `use_count`: since the start; `miss_count`: uses that had to open the file again."""
 
     capacity: int
     reserved_count: int
@@ -49,6 +50,21 @@ class _Inode:
         self.path = path
         self.handle_count = 0
         self.is_unlinked = False
+
+
+class _File(NamedTuple):
+    """A file of a handle; `flags`: of the next opening."""
+
+    inode: _Inode
+    flags: int
+
+
+class NewFile(NamedTuple):
+    """A file to open, as open(2)."""
+
+    path: str  # below the base
+    flags: int
+    mode: int = 0o666
 
 
 class Reservation:
@@ -71,36 +87,26 @@ class Reservation:
 
 
 class Handle:
-    """A file of the tracker. Close it; nobody else does before the tracker itself is closed."""
+    """Files of the tracker that are open, or suspended, together. Close it; nobody else does before the tracker."""
 
-    def __init__(self, tracker: FdTracker, inode: _Inode, flags: int) -> None:
+    def __init__(self, tracker: FdTracker) -> None:
         self._tracker = tracker
-        self._inode = inode
-        self._flags = flags & ~_ONLY_AT_FIRST  # of the next opening
+        self._files: tuple[_File, ...] = ()
         self._is_closed = False
 
     @property
-    def path(self) -> str:
-        """Where the file is now, below the base directory."""
-        return self._inode.path
-
-    @property
     def is_suspended(self) -> bool:
-        """Whether it has no descriptor at the moment."""
+        """Whether it has no descriptors at the moment."""
         return self not in self._tracker._active
 
-    def unlink(self) -> None:
-        """Remove the name; this handle and all others on the file go on. FileNotFoundError when it is gone already."""
-        self._tracker._unlink_inode(self._inode)
-
     def close(self) -> None:
-        """Forget the file, in use or not. A second call does nothing."""
+        """Forget the files, in use or not. A second call does nothing."""
         self._tracker._close(self)
 
     def _is_in_use(self) -> bool:
         raise NotImplementedError
 
-    def _give_up_descriptor(self, *, is_for_good: bool) -> None:
+    def _give_up_descriptors(self, *, is_for_good: bool) -> None:
         raise NotImplementedError
 
 
@@ -110,11 +116,17 @@ class FileHandle(Handle):
     In between it can be suspended, which keeps the position but not locks. Uses may overlap, also across threads.
     """
 
-    def __init__(self, tracker: FdTracker, inode: _Inode, flags: int, descriptor: int) -> None:
-        super().__init__(tracker, inode, flags)
+    def __init__(self, tracker: FdTracker, file: _File, descriptor: int) -> None:
+        super().__init__(tracker)
+        self._files = (file,)
         self._descriptor = descriptor
         self._offset = 0
         self._use_count = 0
+
+    @property
+    def path(self) -> str:
+        """Where the file is now, below the base directory."""
+        return self._files[0].inode.path
 
     def get_fd(self) -> int:
         """The descriptor, good until `put_fd`. OSError: EMFILE without room, or why it cannot be opened again."""
@@ -132,10 +144,14 @@ class FileHandle(Handle):
     ) -> None:
         self.put_fd()
 
+    def unlink(self) -> None:
+        """Remove the name; this handle and all others on the file go on. FileNotFoundError when it is gone already."""
+        self._tracker._unlink_inode(self._files[0].inode)
+
     def _is_in_use(self) -> bool:
         return self._use_count > 0
 
-    def _give_up_descriptor(self, *, is_for_good: bool) -> None:
+    def _give_up_descriptors(self, *, is_for_good: bool) -> None:
         if not is_for_good:
             self._offset = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         descriptor, self._descriptor = self._descriptor, -1
@@ -143,29 +159,43 @@ class FileHandle(Handle):
 
 
 class TargetHandle(Handle):
-    """A file whose descriptor belongs to the native intake while it is lent. It begins suspended."""
+    """Where the native intake writes a stream: its file, or two with the index. The intake owns the descriptors.
 
-    def __init__(self, tracker: FdTracker, inode: _Inode, flags: int, revoke: Callable[[], None]) -> None:
-        super().__init__(tracker, inode, flags)
+    The tracker takes them back with `revoke` for want of room; the intake then holds the connection, and who hears
+    of that lends them again. `take` gets the descriptors in the order of the files; they are the intake's when it
+    returns, and those of before are closed, as tf_intake_set_target() does; when it raises, nothing has changed.
+    """
+
+    def __init__(self, tracker: FdTracker, revoke: Callable[[], None]) -> None:
+        super().__init__(tracker)
         self._revoke = revoke
+        self._is_moving = False
 
-    def lend(self, take: Callable[[int], None]) -> None:
-        """Open the file and let `take` have the descriptor, which it duplicates: ours is closed afterwards.
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the files are now, below the base directory."""
+        return tuple(file.inode.path for file in self._files)
 
-        Counts as one open descriptor until it is revoked: by the tracker for want of room, by the next `lend`, or by
-        `close`. OSError as `get_fd`, and whatever `take` raises; the target is then suspended.
+    def move(self, files: Sequence[NewFile], take: Callable[[list[int]], None]) -> None:
+        """Go over to other files. The former ones are not revoked: the intake may take a packet along from them.
+
+        OSError: EMFILE, or why a file cannot be opened; and whatever `take` raises.
         """
+        self._tracker._move(self, files, take)
+
+    def lend(self, take: Callable[[list[int]], None]) -> None:
+        """The same files once more: they were revoked, or what is to happen to them changed. Raises as `move`."""
         self._tracker._lend(self, take)
 
     def touch(self) -> None:
-        """It was used just now (packets arrived): others are to be suspended before it."""
+        """Used just now (packets arrived): others are to be suspended before it."""
         self._tracker._touch(self)
 
     def _is_in_use(self) -> bool:
-        return False  # revoking waits for a write that is under way
+        return self._is_moving  # revoking waits for a write that is under way
 
-    def _give_up_descriptor(self, *, is_for_good: bool) -> None:
-        del is_for_good  # the intake writes at positions, and is told them anew
+    def _give_up_descriptors(self, *, is_for_good: bool) -> None:
+        del is_for_good  # the intake knows the position
         self._revoke()
 
 
@@ -179,6 +209,7 @@ class FdTracker:
         self._capacity = capacity
         self._lock = threading.RLock()
         self._active: OrderedDict[Handle, None] = OrderedDict()  # the one used longest ago is first
+        self._active_count = 0  # their descriptors
         self._handles: set[Handle] = set()
         self._inodes: dict[tuple[int, int], _Inode] = {}
         self._reservations: set[Reservation] = set()
@@ -192,24 +223,21 @@ class FdTracker:
     def open(self, path: str, flags: int, mode: int = 0o666) -> FileHandle:
         """As open(2), never through a symbolic link. OSError(EMFILE) when nothing can be suspended."""
         with self._lock:
-            descriptor = self._open_first(path, flags, mode)
-            handle = FileHandle(self, self._inode_of(descriptor, path), flags, descriptor)
-            self._active[handle] = None
+            self._make_room(1)
+            descriptor, file = self._open_first(NewFile(path, flags, mode))
+            self._hold(file)
+            handle = FileHandle(self, file, descriptor)
             self._handles.add(handle)
+            self._activate(handle)
             return handle
 
-    def open_target(self, path: str, flags: int, mode: int, *, revoke: Callable[[], None]) -> TargetHandle:
-        """A file for the intake, made if `flags` say so, but not lent yet.
+    def target(self, revoke: Callable[[], None]) -> TargetHandle:
+        """For one stream of the intake, without a file yet.
 
-        `revoke` takes the descriptor back: when it returns, the intake has closed it. It must not call the tracker.
+        `revoke` takes the descriptors back: when it returns, the intake has closed them. It must not call the tracker.
         """
         with self._lock:
-            descriptor = self._open_first(path, flags, mode)
-            try:
-                inode = self._inode_of(descriptor, path)
-            finally:
-                os.close(descriptor)
-            handle = TargetHandle(self, inode, flags, revoke)
+            handle = TargetHandle(self, revoke)
             self._handles.add(handle)
             return handle
 
@@ -257,7 +285,7 @@ class FdTracker:
             return FdCounts(
                 capacity=self._capacity,
                 reserved_count=self._reserved_count,
-                active_count=len(self._active),
+                active_count=self._active_count,
                 suspended_count=len(self._handles) - len(self._active),
                 use_count=self._use_count,
                 miss_count=self._miss_count,
@@ -267,7 +295,10 @@ class FdTracker:
     def close(self) -> tuple[str, ...]:
         """At the end of the process: close what was forgotten. Returns, and logs, what that was."""
         with self._lock:
-            leaks = [f"{type(handle).__name__} {handle.path}" for handle in self._handles]
+            leaks = [
+                f"{type(handle).__name__} {' '.join(file.inode.path for file in handle._files)}"
+                for handle in self._handles
+            ]
             leaks += [f"{reservation.count} for {reservation.name}" for reservation in self._reservations]
             leaks.sort()
             for leak in leaks[:LEAKS_LOGGED_MAX]:
@@ -289,10 +320,10 @@ class FdTracker:
             if handle in self._active:
                 self._active.move_to_end(handle)
             else:
-                descriptor = self._reopen(handle)
+                (descriptor,) = self._reopen(handle)
                 os.lseek(descriptor, handle._offset, os.SEEK_SET)
                 handle._descriptor = descriptor
-                self._active[handle] = None
+                self._activate(handle)
             handle._use_count += 1
             return handle._descriptor
 
@@ -302,18 +333,39 @@ class FdTracker:
                 raise LocalProtocolError(f"Given back without a use: {handle.path}")
             handle._use_count -= 1
 
-    def _lend(self, handle: TargetHandle, take: Callable[[int], None]) -> None:
-        with self._lock:
+    def _move(self, handle: TargetHandle, files: Sequence[NewFile], take: Callable[[list[int]], None]) -> None:
+        with self._lock, _moving(handle):
+            self._see_that_it_is_open(handle)
             self._use_count += 1
-            if handle in self._active:
-                handle._revoke()
-                del self._active[handle]
-            descriptor = self._reopen(handle)
+            self._make_room(len(files))
+            opened: list[tuple[int, _File]] = []
             try:
-                take(descriptor)
-            finally:
-                os.close(descriptor)
-            self._active[handle] = None
+                for new in files:
+                    opened.append(self._open_first(new))
+                take([descriptor for descriptor, _ in opened])
+            except BaseException:
+                for descriptor, _ in opened:
+                    os.close(descriptor)
+                raise
+            self._deactivate(handle)
+            former, handle._files = handle._files, tuple(file for _, file in opened)
+            for file in handle._files:
+                self._hold(file)
+            for file in former:
+                self._let_go(file)
+            self._activate(handle)
+
+    def _lend(self, handle: TargetHandle, take: Callable[[list[int]], None]) -> None:
+        with self._lock, _moving(handle):
+            self._use_count += 1
+            descriptors = self._reopen(handle)
+            try:
+                take(descriptors)
+            except BaseException:
+                _close_all(descriptors)
+                raise
+            self._deactivate(handle)
+            self._activate(handle)
 
     def _touch(self, handle: TargetHandle) -> None:
         with self._lock:
@@ -327,18 +379,12 @@ class FdTracker:
                 return
             handle._is_closed = True
             self._handles.remove(handle)
-            inode = handle._inode
-            inode.handle_count -= 1
             try:
-                if handle in self._active:
-                    del self._active[handle]
-                    handle._give_up_descriptor(is_for_good=True)
+                if self._deactivate(handle):
+                    handle._give_up_descriptors(is_for_good=True)
             finally:
-                if inode.handle_count == 0:
-                    if self._inodes.get(inode.key) is inode:
-                        del self._inodes[inode.key]
-                    if inode.is_unlinked:
-                        self._unlinked.discard(inode.path)
+                for file in handle._files:
+                    self._let_go(file)
 
     def _unlink_inode(self, inode: _Inode) -> None:
         with self._lock:
@@ -363,26 +409,46 @@ class FdTracker:
         if components(path)[0] == UNLINKED_DIRECTORY:
             raise InvalidArgument(f"This name is the relay daemon's own: {path!r}")
 
-    def _open_first(self, path: str, flags: int, mode: int) -> int:
-        self._check(path)
-        self._make_room(1)
+    def _open_first(self, new: NewFile) -> tuple[int, _File]:
+        self._check(new.path)
         # A FIFO that somebody put there must not stop us: without O_NONBLOCK, opening it would wait.
-        descriptor = open_beneath(self._base, path, flags | os.O_NONBLOCK, mode)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "Not a plain file", path)
-        return descriptor
-
-    def _inode_of(self, descriptor: int, path: str) -> _Inode:
+        descriptor = open_beneath(self._base, new.path, new.flags | os.O_NONBLOCK, new.mode)
         there = os.fstat(descriptor)
+        if not stat.S_ISREG(there.st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "Not a plain file", new.path)
         key = (there.st_dev, there.st_ino)
         inode = self._inodes.get(key)
-        if inode is None or (inode.path != path and not self._is_there(inode)):
+        if inode is None or (inode.path != new.path and not self._is_there(inode)):
             # Not where it was: somebody else removed the file, and the number of the inode was used again.
             # Handles that are open keep theirs; those that are suspended must not come back as the new file.
-            inode = self._inodes[key] = _Inode(key, path)
-        inode.handle_count += 1
-        return inode
+            inode = _Inode(key, new.path)
+        return descriptor, _File(inode, new.flags & ~_ONLY_AT_FIRST)
+
+    def _hold(self, file: _File) -> None:
+        self._inodes[file.inode.key] = file.inode
+        file.inode.handle_count += 1
+
+    def _let_go(self, file: _File) -> None:
+        inode = file.inode
+        inode.handle_count -= 1
+        if inode.handle_count == 0:
+            if self._inodes.get(inode.key) is inode:
+                del self._inodes[inode.key]
+            if inode.is_unlinked:
+                self._unlinked.discard(inode.path)
+
+    def _activate(self, handle: Handle) -> None:
+        self._active[handle] = None
+        self._active_count += len(handle._files)
+
+    def _deactivate(self, handle: Handle) -> bool:
+        """Whether it was active."""
+        if handle not in self._active:
+            return False
+        del self._active[handle]
+        self._active_count -= len(handle._files)
+        return True
 
     def _is_there(self, inode: _Inode) -> bool:
         try:
@@ -391,24 +457,29 @@ class FdTracker:
             return False
         return (there.st_dev, there.st_ino) == inode.key
 
-    def _reopen(self, handle: Handle) -> int:
+    def _see_that_it_is_open(self, handle: Handle) -> None:
         if handle._is_closed:
-            raise LocalProtocolError(f"Used after it was closed: {handle.path}")
+            raise LocalProtocolError("A file is used after it was closed")
+
+    def _reopen(self, handle: Handle) -> list[int]:
+        self._see_that_it_is_open(handle)
         self._miss_count += 1
+        descriptors: list[int] = []
         try:
-            self._make_room(1)
-            descriptor = open_beneath(self._base, handle.path, handle._flags | os.O_NONBLOCK)
-            there = os.fstat(descriptor)
-            if (there.st_dev, there.st_ino) != handle._inode.key:
-                os.close(descriptor)
-                raise FileNotFoundError(errno.ENOENT, "Another file has this name now", handle.path)
+            self._make_room(len(handle._files))
+            for inode, flags in handle._files:
+                descriptors.append(open_beneath(self._base, inode.path, flags | os.O_NONBLOCK))
+                there = os.fstat(descriptors[-1])
+                if (there.st_dev, there.st_ino) != inode.key:
+                    raise FileNotFoundError(errno.ENOENT, "Another file has this name now", inode.path)
         except OSError:
             self._error_count += 1
+            _close_all(descriptors)
             raise
-        return descriptor
+        return descriptors
 
     def _make_room(self, count: int) -> None:
-        while self._reserved_count + len(self._active) + count > self._capacity:
+        while self._reserved_count + self._active_count + count > self._capacity:
             if not self._suspend_one():
                 raise OSError(
                     errno.EMFILE,
@@ -419,9 +490,9 @@ class FdTracker:
         for _ in range(len(self._active)):
             handle = next(iter(self._active))
             # One that could not be opened again stays open, as long as it takes.
-            if not handle._is_in_use() and self._is_there(handle._inode):
-                del self._active[handle]
-                handle._give_up_descriptor(is_for_good=False)
+            if not handle._is_in_use() and all(self._is_there(file.inode) for file in handle._files):
+                self._deactivate(handle)
+                handle._give_up_descriptors(is_for_good=False)
                 return True
             self._active.move_to_end(handle)
         return False
@@ -433,3 +504,18 @@ def _see_that_nothing_is_there(parent: int, name: str, path: str) -> None:
     except FileNotFoundError:
         return
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _moving(handle: TargetHandle) -> Iterator[None]:
+    """Its files are not revoked to make room for the next ones."""
+    handle._is_moving = True
+    try:
+        yield
+    finally:
+        handle._is_moving = False

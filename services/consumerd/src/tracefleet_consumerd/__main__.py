@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from tracefleet_common import logs
 from tracefleet_common.errors import TracefleetError
 from tracefleet_common.options import render_help_section, render_option_list
+from tracefleet_common.runtime.daemon_options import INFORMATION_OPTIONS
 from tracefleet_common.runtime.daemonize import Daemon, become_daemon
 from tracefleet_common.runtime.limits import raise_open_file_limit
 from tracefleet_common.runtime.signals import hold_stop_signals
 from tracefleet_consumerd.settings import (
     GENERAL_OPTIONS,
-    INFORMATION_OPTIONS,
     KNOWN_OPTIONS,
     PATH_OPTIONS,
     VERBOSITY_OPTIONS,

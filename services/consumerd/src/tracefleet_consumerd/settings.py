@@ -6,14 +6,19 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracefleet_common.errors import InvalidArgument, Unsupported
-from tracefleet_common.options import Option, Parsed, parse
+from tracefleet_common.errors import InvalidArgument
+from tracefleet_common.options import Option, Parsed
+from tracefleet_common.runtime.daemon_options import (
+    DEFAULT_TRACING_GROUP,
+    INFORMATION_OPTIONS,
+    DaemonOptions,
+    absolute_path,
+    run_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ROOT_RUN_DIRECTORY = "/var/run/lttng"
-DEFAULT_TRACING_GROUP = "tracing"
 COMMAND_SOCKET_NAME = "command"
 DESCRIPTOR_SOCKET_NAME = "descriptors"
 SOCKET_PATH_SIZE_BYTES_MAX = 107  # sun_path, without the terminating null byte
@@ -43,11 +48,6 @@ VERBOSITY_OPTIONS = (
     Option("quiet", "q", None, "Suppress all messages, including warnings and errors."),
     Option("verbose", "v", None, "Increase verbosity, up to three times.", is_repeatable=True),
 )
-INFORMATION_OPTIONS = (
-    Option("help", "h", None, "Show this help and quit."),
-    Option("list-options", None, None, "List the options and quit."),
-    Option("version", "V", None, "Show the version and quit."),
-)
 KNOWN_OPTIONS = GENERAL_OPTIONS + PATH_OPTIONS + VERBOSITY_OPTIONS + INFORMATION_OPTIONS
 
 # Options of lttng-consumerd that are refused, and why.
@@ -61,7 +61,7 @@ REFUSED_OPTIONS: tuple[tuple[Option, str], ...] = (
         "errors are reported over the command socket; there is no error socket",
     ),
 )
-_REASON_BY_LONG = {option.long: reason for option, reason in REFUSED_OPTIONS}
+_OPTIONS = DaemonOptions("consumerd", KNOWN_OPTIONS, REFUSED_OPTIONS)
 
 
 class Settings(NamedTuple):
@@ -81,23 +81,18 @@ class Settings(NamedTuple):
 
 def parse_command_line(arguments: Sequence[str]) -> Parsed:
     """Sort the words of the command line. Raises OptionError, InvalidArgument, Unsupported."""
-    parsed = parse((*KNOWN_OPTIONS, *(option for option, _ in REFUSED_OPTIONS)), arguments)
-    if parsed.operands:
-        raise InvalidArgument(f"{parsed.operands[0]}: unexpected argument")
-    for occurrence in parsed.occurrences:
-        if occurrence.long in _REASON_BY_LONG:
-            raise Unsupported(f"--{occurrence.long}: {_REASON_BY_LONG[occurrence.long]}")
-    return parsed
+    return _OPTIONS.parse_command_line(arguments)
 
 
 def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: int) -> Settings:
     """Raises InvalidArgument."""
+    home = environment.get("LTTNG_HOME") or environment.get("HOME") or None
     directory = options.value("directory")
     if directory is None and not (options.has("consumerd-cmd-sock") and options.has("descriptor-sock")):
-        directory = f"{_run_directory(environment, user_id)}/ustconsumerd{BITS_PER_WORD}"
+        directory = f"{run_directory(home, is_root=user_id == 0)}/ustconsumerd{BITS_PER_WORD}"
 
     def path(option: str, default_name: str) -> str:
-        chosen = _absolute(options.value(option) or f"{directory}/{default_name}")
+        chosen = absolute_path(options.value(option) or f"{directory}/{default_name}")
         size_bytes = len(os.fsencode(chosen))
         if size_bytes > SOCKET_PATH_SIZE_BYTES_MAX:
             raise InvalidArgument(
@@ -118,22 +113,6 @@ def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: i
         verbosity=min(options.given_count("verbose"), 3),
         is_quiet=options.has("quiet"),
     )
-
-
-def _run_directory(environment: Mapping[str, str], user_id: int) -> str:
-    if user_id == 0:
-        return ROOT_RUN_DIRECTORY
-    home = environment.get("LTTNG_HOME") or environment.get("HOME")
-    if not home:
-        raise InvalidArgument("Cannot find the home directory: set LTTNG_HOME or HOME")
-    return f"{home}/.lttng"
-
-
-def _absolute(path: str) -> str:
-    """Relative paths mean the directory that the daemon was started in, which a Unix daemon leaves."""
-    if "\0" in path or not path:
-        raise InvalidArgument("A path is empty or contains a null byte")
-    return os.path.abspath(path)
 
 
 def _orphan_timeout_s(value: str | None) -> float:

@@ -8,14 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from tracefleet_common import logs
-from tracefleet_common.errors import TracefleetError
 from tracefleet_common.options import render_help_section, render_option_list
+from tracefleet_common.runtime.daemon_options import INFORMATION_OPTIONS
+from tracefleet_common.runtime.daemon_process import EXIT_SUCCESS, AbortOnError, report_failure
 from tracefleet_common.runtime.daemonize import Daemon, ParentSignal, become_daemon, open_missing_console
 from tracefleet_common.runtime.limits import raise_open_file_limit
 from tracefleet_common.runtime.signals import hold_stop_signals
 from tracefleet_sessiond.settings import (
     GENERAL_OPTIONS,
-    INFORMATION_OPTIONS,
     KNOWN_OPTIONS,
     PATH_OPTIONS,
     VERBOSITY_OPTIONS,
@@ -25,15 +25,11 @@ from tracefleet_sessiond.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from tracefleet_common.options import Parsed
 
 log = logging.getLogger("tracefleet.sessiond")
-
-EXIT_SUCCESS = 0
-EXIT_ERROR = 1  # the world's fault: an option, a file, another daemon
-EXIT_FATAL = 3  # ours
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,28 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(settings.verbosity, is_quiet=is_quiet)
         return _start(settings)
     except Exception as error:
-        return _report(error, is_quiet=is_quiet)
-
-
-def _report(error: Exception, *, is_quiet: bool) -> int:
-    """Say what went wrong, in a sentence when the fault is the world's. Returns the exit status."""
-    causes = list(_causes(error))
-    if not all(isinstance(cause, TracefleetError) for cause in causes):
-        log.critical("The session daemon failed", exc_info=error)
-        return EXIT_FATAL
-    if not is_quiet:
-        for cause in causes:
-            print("\n".join((f"Error: {cause}", *getattr(cause, "__notes__", ()))), file=sys.stderr)
-    return EXIT_ERROR
-
-
-def _causes(error: Exception) -> Iterator[Exception]:
-    """The errors that a group of tasks ended with, or the one error."""
-    if isinstance(error, ExceptionGroup):
-        for part in error.exceptions:
-            yield from _causes(part)
-    else:
-        yield error
+        return report_failure(error, log, is_quiet=is_quiet)
 
 
 def _information(command_line: Parsed) -> str | None:
@@ -103,7 +78,7 @@ def _help() -> str:
 
 def _start(settings: Settings) -> int:
     if settings.is_aborting_on_error:
-        logging.getLogger("tracefleet").addHandler(_AbortOnError(logging.ERROR))
+        logging.getLogger("tracefleet").addHandler(AbortOnError(logging.ERROR))
     # A Unix daemon signals the process that waits for it, as lttng-sessiond does; that process then exits.
     daemon: Daemon | None = None
     if settings.is_background or settings.is_daemonized:
@@ -144,14 +119,6 @@ def _serve(settings: Settings, daemon: Daemon | None, parent_signal: ParentSigna
         hold_stop_signals()  # a second one must not interrupt the tidying up
         run_directory.close()
     return EXIT_SUCCESS
-
-
-class _AbortOnError(logging.Handler):
-    """With LTTNG_ABORT_ON_ERROR=1 the process leaves a core dump of the moment of its first error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        del record  # the handler before this one has written it
-        os.abort()
 
 
 if __name__ == "__main__":

@@ -11,19 +11,22 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracefleet_common.errors import InvalidArgument, Unsupported
-from tracefleet_common.options import Occurrence, Option, Parsed, parse
-from tracefleet_common.runtime.config_file import parse_switch, read_section
+from tracefleet_common.options import Option, Parsed
+from tracefleet_common.runtime.daemon_options import (
+    DEFAULT_TRACING_GROUP,
+    INFORMATION_OPTIONS,
+    SYSTEM_CONFIG_FILE,
+    DaemonOptions,
+    absolute_path,
+    home_directory,
+    run_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 log = logging.getLogger("tracefleet.sessiond.settings")
 
-ROOT_RUN_DIRECTORY = "/var/run/lttng"
-SYSTEM_CONFIG_FILE = "/etc/lttng/lttng.conf"
-CONFIG_SECTION = "sessiond"
-DEFAULT_TRACING_GROUP = "tracing"
 DEFAULT_APPLICATION_TIMEOUT_S = 5.0
 # The oldest compatible major version of the tracer's ABI is part of the name (reference: LTTng-UST 2.13).
 APPLICATION_SOCKET_NAME = "lttng-ust-sock-8"
@@ -60,11 +63,6 @@ VERBOSITY_OPTIONS = (
     Option("verbose", "v", None, "Increase verbosity, up to three times.", is_repeatable=True),
     Option("verbose-consumer", None, None, "Increase the verbosity of the consumer daemon."),
 )
-INFORMATION_OPTIONS = (
-    Option("help", "h", None, "Show this help and quit."),
-    Option("list-options", None, None, "List the options and quit."),
-    Option("version", "V", None, "Show the version and quit."),
-)
 
 _KERNEL = "the kernel tracing domain is not available in this release"
 _BITS_32 = "32-bit programs cannot be traced in this release"
@@ -97,10 +95,7 @@ REFUSED_OPTIONS: tuple[tuple[Option, str], ...] = (
 )
 
 KNOWN_OPTIONS = GENERAL_OPTIONS + PATH_OPTIONS + VERBOSITY_OPTIONS + INFORMATION_OPTIONS
-_OPTIONS_BY_LONG = {option.long: option for option in KNOWN_OPTIONS}
-_REASON_BY_LONG = {option.long: reason for option, reason in REFUSED_OPTIONS}
-# What a person asks for; in a file it would have no sense.
-_COMMAND_LINE_ONLY = ("config", "help", "list-options", "version")
+_OPTIONS = DaemonOptions("sessiond", KNOWN_OPTIONS, REFUSED_OPTIONS)
 
 
 class ConsumerSettings(NamedTuple):
@@ -146,13 +141,7 @@ class Settings(NamedTuple):
 
 def parse_command_line(arguments: Sequence[str]) -> Parsed:
     """Sort the words of the command line. Raises OptionError, InvalidArgument, Unsupported."""
-    parsed = parse((*KNOWN_OPTIONS, *(option for option, _ in REFUSED_OPTIONS)), arguments)
-    if parsed.operands:
-        raise InvalidArgument(f"{parsed.operands[0]}: unexpected argument")
-    for occurrence in parsed.occurrences:
-        if occurrence.long in _REASON_BY_LONG:
-            raise Unsupported(f"--{occurrence.long}: {_REASON_BY_LONG[occurrence.long]}")
-    return parsed
+    return _OPTIONS.parse_command_line(arguments)
 
 
 def load_settings(command_line: Parsed, environment: Mapping[str, str], *, user_id: int) -> Settings:
@@ -160,77 +149,31 @@ def load_settings(command_line: Parsed, environment: Mapping[str, str], *, user_
 
     Raises InvalidArgument, Unsupported.
     """
-    home = environment.get("LTTNG_HOME") or environment.get("HOME") or _home_from_user_database(user_id)
-    occurrences: list[Occurrence] = []
-    for path in (SYSTEM_CONFIG_FILE, None if home is None else f"{home}/.lttng/lttng.conf"):
-        if path is not None and os.access(path, os.R_OK):
-            _apply_config_file(path, occurrences)
-    for path in command_line.values("config"):
-        _apply_config_file(path, occurrences)
-    options = Parsed((*occurrences, *command_line.occurrences), ())
-    return _settle(options, environment, home, is_root=user_id == 0)
-
-
-def _home_from_user_database(user_id: int) -> str | None:
-    import pwd  # the rare case: neither variable is set
-
-    try:
-        return pwd.getpwuid(user_id).pw_dir
-    except KeyError:
-        return None
-
-
-def _apply_config_file(path: str, occurrences: list[Occurrence]) -> None:
-    """Append what the file says; a switch that it turns off is taken back out.
-
-    Raises InvalidArgument, Unsupported.
-    """
-    try:
-        entries = read_section(path, CONFIG_SECTION)
-    except OSError as error:
-        raise InvalidArgument(f"Failed to open daemon configuration file at {path}: {error.strerror}") from None
-    for key, value, line_number in entries:
-        if key in _REASON_BY_LONG:
-            raise Unsupported(f"{path}, line {line_number}: {key}: {_REASON_BY_LONG[key]}")
-        option = _OPTIONS_BY_LONG.get(key)
-        if option is None:
-            log.warning("Unrecognized option in configuration file: option=%s, path=%s", key, path)
-        elif key in _COMMAND_LINE_ONLY:
-            log.warning("Option belongs on the command line, ignored: option=%s, path=%s", key, path)
-        elif option.argument is not None:
-            occurrences.append(Occurrence(key, value))
-        elif (count := parse_switch(value)) is None:
-            log.warning("Invalid value in configuration file: option=%s, value=%s, path=%s", key, value, path)
-        else:
-            occurrences[:] = [occurrence for occurrence in occurrences if occurrence.long != key]
-            occurrences += [Occurrence(key, None)] * count
+    home = home_directory(environment, user_id)
+    paths = (SYSTEM_CONFIG_FILE,) if home is None else (SYSTEM_CONFIG_FILE, f"{home}/.lttng/lttng.conf")
+    return _settle(_OPTIONS.with_config_files(command_line, paths), environment, home, is_root=user_id == 0)
 
 
 def _settle(options: Parsed, environment: Mapping[str, str], home: str | None, *, is_root: bool) -> Settings:
-    if is_root:
-        run_directory = ROOT_RUN_DIRECTORY
-    elif home is not None:
-        run_directory = _absolute(f"{home}/.lttng")
-    else:
-        raise InvalidArgument("Cannot find the home directory: set LTTNG_HOME or HOME")
+    directory = run_directory(home, is_root=is_root)
     _warn_about_environment(environment)
 
     def path(option: str, default: str) -> str:
         value = options.value(option)
-        return default if value is None else _absolute(value)
+        return default if value is None else absolute_path(value)
 
     is_quiet = options.has("quiet")
     return Settings(
         is_root=is_root,
         home=home,
-        run_directory=run_directory,
-        application_socket=path("apps-sock", f"{run_directory}/{APPLICATION_SOCKET_NAME}"),
-        bus_socket=f"{run_directory}/{BUS_SOCKET_NAME}",
-        pid_file=path("pidfile", f"{run_directory}/lttng-sessiond.pid"),
-        lock_file=f"{run_directory}/lttng-sessiond.lck",
+        run_directory=directory,
+        application_socket=path("apps-sock", f"{directory}/{APPLICATION_SOCKET_NAME}"),
+        bus_socket=f"{directory}/{BUS_SOCKET_NAME}",
+        pid_file=path("pidfile", f"{directory}/lttng-sessiond.pid"),
+        lock_file=f"{directory}/lttng-sessiond.lck",
         tracing_group=options.value("group") or DEFAULT_TRACING_GROUP,
         application_timeout_s=_application_timeout_s(environment.get("LTTNG_APP_SOCKET_TIMEOUT")),
-        consumer64=_consumer_settings(options, environment, run_directory, bits_per_word=64, is_quiet=is_quiet),
+        consumer64=_consumer_settings(options, environment, directory, bits_per_word=64, is_quiet=is_quiet),
         is_background=options.has("background"),
         is_daemonized=options.has("daemonize"),
         is_signalling_parent=options.has("sig-parent"),
@@ -242,9 +185,9 @@ def _settle(options: Parsed, environment: Mapping[str, str], home: str | None, *
 
 
 def _consumer_settings(
-    options: Parsed, environment: Mapping[str, str], run_directory: str, *, bits_per_word: int, is_quiet: bool
+    options: Parsed, environment: Mapping[str, str], run_directory_path: str, *, bits_per_word: int, is_quiet: bool
 ) -> ConsumerSettings:
-    directory = f"{run_directory}/ustconsumerd{bits_per_word}"
+    directory = f"{run_directory_path}/ustconsumerd{bits_per_word}"
     program = options.value(f"consumerd{bits_per_word}-path") or environment.get(f"LTTNG_CONSUMERD{bits_per_word}_BIN")
     library_directory = options.value(f"consumerd{bits_per_word}-libdir") or environment.get(
         f"LTTNG_CONSUMERD{bits_per_word}_LIBDIR"
@@ -253,22 +196,15 @@ def _consumer_settings(
     descriptor_socket = options.value(f"ustconsumerd{bits_per_word}-descriptor-sock") or f"{directory}/descriptors"
     return ConsumerSettings(
         bits_per_word=bits_per_word,
-        program=_absolute(program) if program else None,
-        own_directory=os.path.dirname(_absolute(sys.argv[0])),
-        library_directory=_absolute(library_directory) if library_directory else None,
+        program=absolute_path(program) if program else None,
+        own_directory=os.path.dirname(absolute_path(sys.argv[0])),
+        library_directory=absolute_path(library_directory) if library_directory else None,
         directory=directory,
-        command_socket=_absolute(command_socket),
-        descriptor_socket=_absolute(descriptor_socket),
+        command_socket=absolute_path(command_socket),
+        descriptor_socket=absolute_path(descriptor_socket),
         verbosity=2 if options.has("verbose-consumer") else 0,
         is_quiet=is_quiet,
     )
-
-
-def _absolute(path: str) -> str:
-    """Relative paths mean the directory that the daemon was started in, which a Unix daemon leaves."""
-    if "\0" in path or not path:
-        raise InvalidArgument("A path is empty or contains a null byte")
-    return os.path.abspath(path)
 
 
 def _application_timeout_s(value: str | None) -> float | None:

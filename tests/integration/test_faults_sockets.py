@@ -147,6 +147,10 @@ def test_registrations_that_cannot_be_served(recording: Recording, change: dict[
         if change.keys() != {"name"}:
             wait_closed(connection, f"a registration with {change}")
         connection.close()
+    if "bits_per_long" in change:
+        assert recording.fleet.daemon is not None
+        log = recording.fleet.daemon.log.read_text()
+        assert re.search(rf"Refused a program.*\b{change['bits_per_long']}\b", log), log
 
 
 @pytest.mark.parametrize("major", [7, 10])

@@ -77,6 +77,7 @@ async def run(settings: Settings, run_directory: RunDirectory, on_ready: Callabl
     run_directory.grant_control(settings.bus_socket)
     listener = AppListener(
         run_directory.application_socket,
+        bits_per_word=settings.consumer64.bits_per_word,
         waiting_count_max=_waiting_count_max(),
         on_arrival=tracer.take_arrival,
     )

@@ -66,9 +66,16 @@ class AppListener:
     """Turns connections to the application socket into arrivals."""
 
     def __init__(
-        self, listening: socket.socket, *, waiting_count_max: int, on_arrival: Callable[[Arrival], None]
+        self,
+        listening: socket.socket,
+        *,
+        bits_per_word: int,
+        waiting_count_max: int,
+        on_arrival: Callable[[Arrival], None],
     ) -> None:
+        """`bits_per_word`: of the programs that can be served, 32 or 64."""
         self._listening = listening
+        self._bits_per_word = bits_per_word
         self._waiting_count_max = waiting_count_max
         self._on_arrival = on_arrival
         self._loop = asyncio.get_running_loop()
@@ -166,6 +173,16 @@ class AppListener:
                 "Refused a program that runs in another pid namespace: name=%s, uid=%d",
                 registration.safe_name,
                 waiting.credentials.uid,
+            )
+            self._drop(waiting)
+            return
+        if registration.bits_per_long != self._bits_per_word:
+            # Buffers of the other layout would be memory that it destroys.
+            log.warning(
+                "Refused a program, there is no consumer daemon for its word: name=%s, pid=%d, bits=%d",
+                registration.safe_name,
+                waiting.credentials.pid,
+                registration.bits_per_long,
             )
             self._drop(waiting)
             return

@@ -1,0 +1,126 @@
+"""What the relay daemon asks of the world around it. Paths are relative to its output directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from tracefleet_common.codecs.index_file import IndexEntry
+from tracefleet_relayd.domain.trace_chunk import Step
+from tracefleet_relayd.domain.trace_file import FileOpener
+
+
+class NoRoom(Exception):
+    """The disk is full: nothing has changed, and the same may work in a while."""
+
+
+class DataTarget(Protocol):
+    """A data file that the intake writes packets to. Methods raise OSError."""
+
+    def lend(
+        self,
+        *,
+        offset_bytes: int | None,
+        size_bytes_max: int,
+        stop_sequence: int | None,
+        session_id: int,
+    ) -> None:
+        """Packets of the stream go here from now on, to `offset_bytes`; None: where they went before.
+
+        `size_bytes_max`: a packet that ends behind it is held; 0: none is. Packets from `stop_sequence` on are held.
+        """
+
+    def touch(self) -> None:
+        """Packets arrived."""
+
+    def take_tail_of(self, former: DataTarget, offset_bytes: int, end_bytes: int) -> None:
+        """Move what `former` holds from `offset_bytes` to `end_bytes` to the start of this file."""
+
+    def close(self) -> None:
+        """The intake writes no more to it."""
+
+
+class IndexWriter(Protocol):
+    """An index file."""
+
+    def write(self, number: int, entry: IndexEntry) -> None:
+        """Write entry `number`, from 0. Raises NoRoom, OSError."""
+
+    def close(self) -> None: ...
+
+
+class MetadataWriter(Protocol):
+    """A metadata file."""
+
+    def write(self, offset_bytes: int, content: bytes, padding_size_bytes: int) -> None:
+        """All of it is in the file on return. Raises NoRoom, OSError."""
+
+    def close(self) -> None: ...
+
+
+class TraceStore(FileOpener, Protocol):
+    """The output directory. Directories are made as they are needed; a file takes the place of one of its name,
+
+    which whoever has it open goes on with. Methods raise OSError.
+    """
+
+    def carry_out(self, step: Step) -> None: ...
+
+    def make_data_file(self, handle: int, path: str) -> DataTarget:
+        """`handle` is the stream's, for the intake."""
+
+    def make_index_file(self, path: str, minor: int) -> IndexWriter:
+        """`minor`: of the format, 1 or 0."""
+
+    def open_index_file(self, path: str, minor: int) -> IndexWriter:
+        """One that is there."""
+
+    def make_metadata_file(self, path: str) -> MetadataWriter: ...
+
+
+class ReportKind(Enum):
+    PACKET = "packet"
+    HOLD = "hold"
+    CLOSED = "closed"
+
+
+class HoldReason(Enum):
+    """Why the intake cannot write a packet. Its connection waits for `resume` or `close`."""
+
+    UNKNOWN_STREAM = "unknown-stream"
+    NO_FILE = "no-file"
+    FILE_FULL = "file-full"
+    STOPPED = "stopped"
+    STREAM_BUSY = "stream-busy"
+    FOREIGN_STREAM = "foreign-stream"
+    WRITE_FAILED = "write-failed"
+
+
+class IntakeReport(NamedTuple):
+    """What happened on a data connection, known by its token. See the native library's intake."""
+
+    kind: ReportKind
+    reason: HoldReason | None
+    error: int
+    token: int
+    handle: int
+    sequence: int
+    offset_bytes: int
+    data_size_bytes: int
+    padding_size_bytes: int
+
+
+class Intake(Protocol):
+    """Threads that write packets from data connections into files. Never waits for a peer."""
+
+    def take_reports(self) -> Sequence[IntakeReport]: ...
+    def resume(self, token: int) -> None: ...
+    def close(self, token: int) -> None: ...
+    def set_stop(self, handle: int, stop_sequence: int) -> None: ...
+    def remove(self, handle: int) -> None: ...
+
+
+class Clock(Protocol):
+    def now_s(self) -> int:
+        """Since the epoch."""

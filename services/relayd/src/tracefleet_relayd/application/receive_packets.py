@@ -1,0 +1,125 @@
+"""What happens on data connections: packets arrive, or something is in their way.
+
+A data connection says nothing of itself. It belongs to the session of its first packet, and ends that session when it
+ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+
+from tracefleet_common.errors import TracefleetError
+from tracefleet_relayd.application.ports import HoldReason, Intake, IntakeReport, ReportKind
+from tracefleet_relayd.application.sessions import Sessions
+from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS, OpenStream, StreamFiles
+from tracefleet_relayd.domain.relay_session import RelaySession
+
+log = logging.getLogger("tracefleet.relayd.packets")
+
+
+class ReceivePackets:
+    """Connections are known by their tokens."""
+
+    def __init__(self, intake: Intake, files: StreamFiles, sessions: Sessions) -> None:
+        self._intake = intake
+        self._files = files
+        self._sessions = sessions
+        self._reports: deque[IntakeReport] = deque()
+        self._sessions_by_token: dict[int, RelaySession] = {}
+        self._held: set[int] = set()  # they are resumed in a while
+        files.take_reports_with(self.take_reports)
+
+    def take_reports(self) -> None:
+        """Hear of all that happened, in order. May be called while a report is dealt with."""
+        self._reports.extend(self._intake.take_reports())
+        while self._reports:
+            self._take(self._reports.popleft())
+
+    def try_again(self) -> None:
+        """Perhaps what was in the way is gone: to be called once in a while."""
+        held, self._held = self._held, set()
+        for token in held:
+            self._intake.resume(token)
+
+    def close_all(self) -> None:
+        """The relay daemon ends."""
+        for token in list(self._sessions_by_token):
+            self._close(token, is_aborted=True)
+
+    def _take(self, report: IntakeReport) -> None:
+        if report.kind is ReportKind.CLOSED:
+            self._intake.close(report.token)
+            if report.error:
+                log.warning("Data connection broke: token=%d, error=%s", report.token, os.strerror(report.error))
+            self._end_session(report.token, is_aborted=report.error != 0)
+            return
+        record = self._files.get(report.handle)
+        try:
+            if report.kind is ReportKind.PACKET:
+                self._take_packet(report, record)
+            else:
+                self._release(report, record)
+        except (OSError, TracefleetError) as error:
+            log.warning(
+                "Data connection is closed: token=%d, stream=%d, packet=%d, error=%s",
+                report.token,
+                report.handle,
+                report.sequence,
+                error,
+            )
+            self._close(report.token, is_aborted=True)
+
+    def _take_packet(self, report: IntakeReport, record: OpenStream | None) -> None:
+        if record is None or record.stream.file is None:
+            return  # closed or moved away in the meantime: its session was aborted
+        self._sessions_by_token.setdefault(report.token, record.session)
+        stream = record.stream
+        stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
+        if record.target is not None:
+            record.target.touch()
+        self._files.advance(record)
+
+    def _release(self, report: IntakeReport, record: OpenStream | None) -> None:
+        """Take away what holds the connection, and let it go on. What cannot be helped is closed."""
+        token = report.token
+        if record is None or record.stream.is_metadata:
+            log.warning("Packet for an unknown stream: token=%d, stream=%d", token, report.handle)
+            self._close(token, is_aborted=False)
+            return
+        stream = record.stream
+        self._sessions_by_token.setdefault(token, record.session)
+        match report.reason:
+            case HoldReason.FILE_FULL:
+                self._files.next_file(record)
+            case HoldReason.STOPPED:
+                # It comes after all that was before the end of the chunk: what is missing of that never comes.
+                stream.give_up_waiting()
+                self._files.advance(record)
+            case HoldReason.NO_FILE if record.target is not None:
+                self._files.lend_again(record)
+            case HoldReason.STREAM_BUSY:
+                self._held.add(token)
+                return
+            case HoldReason.WRITE_FAILED if report.error in NO_ROOM_ERRORS:
+                if token not in self._held:
+                    log.warning("No room for packets: stream=%d, path=%s", stream.stream_id, stream.path)
+                self._held.add(token)
+                return
+            case _:
+                reason = "" if report.reason is None else report.reason.value
+                log.warning("Packet cannot be taken: token=%d, stream=%d, reason=%s", token, report.handle, reason)
+                self._close(token, is_aborted=False)
+                return
+        self._intake.resume(token)
+
+    def _close(self, token: int, *, is_aborted: bool) -> None:
+        self._intake.close(token)
+        self._end_session(token, is_aborted=is_aborted)
+
+    def _end_session(self, token: int, *, is_aborted: bool) -> None:
+        session = self._sessions_by_token.pop(token, None)
+        self._held.discard(token)
+        if session is not None:
+            self._sessions.close(session, is_aborted=is_aborted)

@@ -1,0 +1,159 @@
+"""All sessions of the relay daemon: who they are, and what happens when their connections end."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable
+
+from tracefleet_common.codecs.lttng_relay import MINOR_TRACE_CHUNKS, CreateSession
+from tracefleet_common.errors import InvalidArgument, NotFound
+from tracefleet_relayd.application.ports import Clock
+from tracefleet_relayd.application.stream_files import StreamFiles
+from tracefleet_relayd.domain import names
+from tracefleet_relayd.domain.relay_session import Origin, OriginKey, RelaySession, SessionSettings, check_creation
+from tracefleet_relayd.domain.stream import Stream
+from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk
+
+log = logging.getLogger("tracefleet.relayd.sessions")
+
+NO_UUID = b""  # of sessions before minor 11: their origin is their own
+
+
+class Sessions:
+    """Sessions, streams and trace ids are numbered from 1 each, and no number is used again."""
+
+    def __init__(self, files: StreamFiles, clock: Clock, grouping: names.Grouping) -> None:
+        self.grouping = grouping
+        self._files = files
+        self._clock = clock
+        self._session_ids = itertools.count(1)
+        self._stream_ids = itertools.count(1)
+        self._trace_ids = itertools.count(1)
+        self._sessions: dict[int, RelaySession] = {}  # open ones
+        self._ending: dict[int, RelaySession] = {}  # closed, but some of their streams wait for packets
+        self._origins: dict[OriginKey, Origin] = {}
+        files.listen(self._stream_closed)
+
+    # ---- what control connections ask ----
+
+    def create(self, request: CreateSession, minor: int) -> RelaySession:
+        """Raises InvalidArgument, or NotFound for a trace chunk that is not there."""
+        if minor < MINOR_TRACE_CHUNKS:
+            return self._create_old(request, minor)
+        check_creation(request.sessiond_uuid, request.session_name, request.host_name)
+        if request.sessiond_uuid is None or request.sessiond_session_id is None or request.creation_time_s is None:
+            raise InvalidArgument("Something of the session is missing")
+        output = names.output_path(
+            self.grouping,
+            host_name=request.host_name,
+            session_name=request.session_name,
+            base_path=names.checked_path("base path", request.base_path) if request.base_path else "",
+            creation_time_s=request.creation_time_s,
+            has_creation_time_in_name=request.has_creation_time_in_name,
+        )
+        key = OriginKey(request.sessiond_uuid, request.sessiond_session_id)
+        origin = self._origins.get(key) or Origin(key)
+        chunk = None if request.current_chunk_id is None else origin.chunk(request.current_chunk_id)
+        return self._add(request, minor, origin, output, request.creation_time_s, chunk)
+
+    def _create_old(self, request: CreateSession, minor: int) -> RelaySession:
+        if request.session_name or request.host_name:
+            check_creation(None, request.session_name, request.host_name)
+        now_s = self._clock.now_s()
+        # The paths of its streams are complete, so its only chunk is the output directory itself.
+        chunk = TraceChunk(output="", chunk_id=None, creation_time_s=now_s, location=SESSION_DIRECTORY, home="")
+        origin = Origin(OriginKey(NO_UUID, 0))
+        return self._add(request, minor, origin, "", now_s, chunk)
+
+    def _add(
+        self,
+        request: CreateSession,
+        minor: int,
+        origin: Origin,
+        output: str,
+        creation_time_s: int,
+        chunk: TraceChunk | None,
+    ) -> RelaySession:
+        settings = SessionSettings(
+            session_id=next(self._session_ids),
+            minor=minor,
+            session_name=request.session_name,
+            host_name=request.host_name,
+            live_timer_us=request.live_timer_us,
+            is_snapshot=request.is_snapshot,
+            creation_time_s=creation_time_s,
+            output=output,
+        )
+        session = RelaySession(settings, origin, chunk)
+        if minor >= MINOR_TRACE_CHUNKS:
+            self._origins[origin.key] = origin
+        self._sessions[session.session_id] = session
+        log.info(
+            "Session begins: session-id=%d, session=%s, host=%s, minor=%d",
+            session.session_id,
+            session.session_name,
+            session.host_name,
+            minor,
+        )
+        return session
+
+    def next_stream_id(self) -> int:
+        return next(self._stream_ids)
+
+    def trace_id(self, session: RelaySession, path: str) -> int:
+        """The same for all streams of a session with the same path."""
+        if path not in session.trace_ids:
+            session.trace_ids[path] = next(self._trace_ids)
+        return session.trace_ids[path]
+
+    # ---- the end ----
+
+    def close(self, session: RelaySession, *, is_aborted: bool) -> None:
+        """One of its connections is gone. Aborted: what is missing will not come; a second call may say so."""
+        if not session.is_closed:
+            log.info("Session ends: session-id=%d, is-aborted=%s", session.session_id, is_aborted)
+            self._sessions.pop(session.session_id, None)
+            self._ending[session.session_id] = session
+        self._files.carry_out(session.close())
+        for stream in list(session.streams.values()):
+            stream.is_close_requested = True
+            self._files.close_when_complete(stream, is_aborted=is_aborted)
+        self._forget_if_over(session)
+
+    def close_all(self) -> None:
+        """The relay daemon ends."""
+        for session in [*self._sessions.values(), *self._ending.values()]:
+            self.close(session, is_aborted=True)
+
+    def _stream_closed(self, session: RelaySession, stream: Stream) -> None:
+        session.forget(stream)
+        self._forget_if_over(session)
+
+    def _forget_if_over(self, session: RelaySession) -> None:
+        if session.is_closed and not session.streams:
+            self._ending.pop(session.session_id, None)
+            origin = session.origin
+            origin.forget_left_chunks()
+            if not origin.sessions and not origin.chunks and self._origins.get(origin.key) is origin:
+                del self._origins[origin.key]
+
+    # ---- what others ask ----
+
+    def ending_sessions(self) -> Iterable[RelaySession]:
+        """Closed ones, some of whose streams wait for packets that were announced."""
+        return self._ending.values()
+
+    def viewable_sessions(self) -> Iterable[RelaySession]:
+        return self._sessions.values()
+
+    def viewable_session(self, session_id: int) -> RelaySession | None:
+        return self._sessions.get(session_id)
+
+    def session_of(self, stream: Stream) -> RelaySession:
+        """Raises NotFound when it is over."""
+        session_id = stream.settings.session_id
+        session = self._sessions.get(session_id) or self._ending.get(session_id)
+        if session is None:
+            raise NotFound(f"Session {session_id} is over")
+        return session

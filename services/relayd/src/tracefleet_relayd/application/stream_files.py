@@ -1,0 +1,276 @@
+"""Keeps the files of every open stream in step with what the stream's domain object decides."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from tracefleet_common.codecs.index_file import IndexEntry
+from tracefleet_common.codecs.lttng_relay import MINOR_INDEX_1_1
+from tracefleet_common.errors import NotFound
+from tracefleet_relayd.application.ports import (
+    DataTarget,
+    IndexWriter,
+    Intake,
+    MetadataWriter,
+    NoRoom,
+    TraceStore,
+)
+from tracefleet_relayd.domain.relay_session import RelaySession
+from tracefleet_relayd.domain.stream import Stream
+from tracefleet_relayd.domain.trace_chunk import Step
+from tracefleet_relayd.domain.trace_file import TraceFile
+
+log = logging.getLogger("tracefleet.relayd.files")
+
+NO_ROOM_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Entries that wait for room on the disk. Packets have none either, so it takes a peer that sends little else.
+WAITING_ENTRIES_MAX = 4096
+
+StreamEnd = Callable[[RelaySession, Stream], None]
+
+
+class OpenStream:
+    """A stream with its open files."""
+
+    def __init__(self, session: RelaySession, stream: Stream) -> None:
+        self.session = session
+        self.stream = stream
+        self.target: DataTarget | None = None
+        self.metadata: MetadataWriter | None = None
+        self.index: IndexWriter | None = None
+        self.index_file: TraceFile | None = None  # that `index` writes
+        self.entries: deque[tuple[TraceFile, IndexEntry]] = deque()  # to be written
+        self.stop_sequence: int | None = None  # as the intake knows it
+        self.is_moving = False
+
+    @property
+    def index_minor(self) -> int:
+        return 1 if self.session.settings.minor >= MINOR_INDEX_1_1 else 0
+
+
+class StreamFiles:
+    """Streams are known by their handles from `open` until they are closed."""
+
+    def __init__(self, store: TraceStore, intake: Intake) -> None:
+        self.store = store
+        self._intake = intake
+        self._streams: dict[int, OpenStream] = {}
+        self._without_room: set[int] = set()
+        self._on_stream_closed: StreamEnd = lambda _session, _stream: None
+        self._take_reports: Callable[[], None] = lambda: None
+
+    def listen(self, on_stream_closed: StreamEnd) -> None:
+        """Tell of every stream that has closed."""
+        self._on_stream_closed = on_stream_closed
+
+    def take_reports_with(self, take_reports: Callable[[], None]) -> None:
+        """How to hear of all packets that are in their files by now."""
+        self._take_reports = take_reports
+
+    def get(self, handle: int) -> OpenStream | None:
+        return self._streams.get(handle)
+
+    # ---- a stream begins and ends ----
+
+    def open(self, session: RelaySession, stream: Stream) -> None:
+        """Make its file, and let packets come. Raises OSError; nothing is open then."""
+        record = OpenStream(session, stream)
+        self._open_file(record)
+        self._streams[stream.stream_id] = record
+
+    def close_when_complete(self, stream: Stream, *, is_aborted: bool = False) -> None:
+        """Close it, if that was asked for and nothing is missing that was announced."""
+        if stream.is_closed or not stream.is_close_requested or not stream.may_close(is_aborted=is_aborted):
+            return
+        record = self._streams.pop(stream.stream_id)
+        self._without_room.discard(stream.stream_id)
+        if record.entries:
+            log.error(
+                "Index entries are lost, as there is no room: stream=%d, count=%d",
+                stream.stream_id,
+                len(record.entries),
+            )
+        self._close_files(record)
+        if not stream.is_metadata:
+            self._intake.remove(stream.stream_id)
+        self.carry_out(stream.close())
+        self._on_stream_closed(record.session, stream)
+
+    def carry_out(self, steps: Iterable[Step]) -> bool:
+        """All of them, as far as possible. Whether nothing failed."""
+        is_done = True
+        for step in steps:
+            try:
+                self.store.carry_out(step)
+            except OSError as error:
+                log.error("Cannot move trace files: step=%s, error=%s", step, error)
+                is_done = False
+        return is_done
+
+    # ---- packets and index entries ----
+
+    def advance(self, record: OpenStream) -> None:
+        """Do what the stream decided after a packet, an index entry or a rotation. Raises OSError."""
+        stream = record.stream
+        if record.is_moving:
+            return  # whoever moves it comes here again
+        if stream.file is not None and stream.last_data >= 0 and not stream.file.has_index_file:
+            self._make_index_file(record)
+        while stream.is_ready_to_move:
+            self._move(record)
+        stop = stream.stop_sequence
+        if stop is not None and stop != record.stop_sequence:
+            record.stop_sequence = stop
+            self._intake.set_stop(stream.stream_id, stop)
+        record.entries.extend(stream.joined_entries())
+        self._write_entries(record)
+        self.close_when_complete(stream)
+
+    def _make_index_file(self, record: OpenStream) -> None:
+        stream = record.stream
+        assert stream.file is not None
+        if not stream.settings.has_indexes or stream.is_metadata or stream.file.end_bytes == 0:
+            return
+        self._close_index(record)
+        record.index = self.store.make_index_file(stream.make_index_file(), record.index_minor)
+        record.index_file = stream.file
+
+    def _write_entries(self, record: OpenStream) -> None:
+        while record.entries:
+            file, entry = record.entries[0]
+            if not file.is_gone:
+                try:
+                    self._index_of(record, file).write(file.entry_count, entry)
+                except NoRoom:
+                    self._without_room.add(record.stream.stream_id)
+                    return
+                record.stream.note_entry(file, entry)
+            record.entries.popleft()
+        self._without_room.discard(record.stream.stream_id)
+
+    def _index_of(self, record: OpenStream, file: TraceFile) -> IndexWriter:
+        if record.index is None or record.index_file is not file:
+            self._close_index(record)
+            record.index = self.store.open_index_file(file.index_path, record.index_minor)
+            record.index_file = file
+        return record.index
+
+    def check_room(self, record: OpenStream) -> None:
+        """Raises NoRoom while too many index entries wait for it."""
+        if len(record.entries) >= WAITING_ENTRIES_MAX:
+            raise NoRoom
+
+    def try_again(self) -> None:
+        """Perhaps there is room by now."""
+        for handle in list(self._without_room):
+            record = self._streams.get(handle)
+            if record is not None:
+                self.advance(record)
+
+    # ---- files ----
+
+    def next_file(self, record: OpenStream) -> None:
+        """The current one is full. Raises OSError."""
+        record.stream.next_file()
+        self._replace_target(record)
+
+    def lend_again(self, record: OpenStream) -> None:
+        """The descriptor was taken from the intake for want of room. Raises OSError."""
+        if record.target is None:
+            raise NotFound(f"Stream {record.stream.stream_id} has no file")
+        self._lend(record, None)
+
+    def reset_metadata(self, record: OpenStream) -> None:
+        """Begin an empty file of the same name. Raises OSError."""
+        stream = record.stream
+        if record.metadata is None or stream.file is None:
+            raise NotFound(f"Stream {stream.stream_id} has no metadata file")
+        record.metadata.close()
+        record.metadata = self.store.make_metadata_file(stream.file.path)
+        stream.metadata_size_bytes = 0
+
+    def _open_file(self, record: OpenStream) -> None:
+        stream = record.stream
+        if stream.file is None:
+            return
+        if stream.is_metadata:
+            record.metadata = self.store.make_metadata_file(stream.file.path)
+        else:
+            record.target = self.store.make_data_file(stream.stream_id, stream.file.path)
+            self._lend(record, 0)
+
+    def _lend(self, record: OpenStream, offset_bytes: int | None) -> None:
+        assert record.target is not None
+        record.stop_sequence = record.stream.stop_sequence
+        record.target.lend(
+            offset_bytes=offset_bytes,
+            size_bytes_max=record.stream.settings.file_size_bytes_max,
+            stop_sequence=record.stop_sequence,
+            session_id=record.session.session_id,
+        )
+
+    def _replace_target(self, record: OpenStream) -> None:
+        former, record.target = record.target, None
+        try:
+            self._open_file(record)
+        finally:
+            if former is not None:
+                former.close()
+
+    def _move(self, record: OpenStream) -> None:
+        """Take the stream to its next chunk, or to none."""
+        stream = record.stream
+        record.is_moving = True
+        try:
+            if not stream.is_metadata and record.target is not None:
+                # Nothing may come in between: the intake finishes its packet, and we hear of all there are.
+                self._intake.set_stop(stream.stream_id, 0)
+                self._take_reports()
+            if not stream.is_ready_to_move:  # its session ended meanwhile
+                return
+            record.entries.extend(stream.joined_entries())  # of the old chunk
+            former_file = stream.file
+            former_end = 0 if former_file is None else former_file.end_bytes
+            surplus_at = None if stream.is_metadata else stream.surplus_offset_bytes()
+            steps = stream.move()
+            if record.metadata is not None:
+                record.metadata.close()
+                record.metadata = None
+            former, record.target = record.target, None
+            try:
+                if stream.file is not None and surplus_at is not None and former is not None:
+                    record.target = self.store.make_data_file(stream.stream_id, stream.file.path)
+                    record.target.take_tail_of(former, surplus_at, former_end)
+                    self._lend(record, former_end - surplus_at)
+                    self._make_index_file(record)
+                else:
+                    self._open_file(record)
+            finally:
+                if former is not None:
+                    former.close()
+            self._write_entries(record)
+            self._close_index_of_former(record)
+            self.carry_out(steps)
+        finally:
+            record.is_moving = False
+
+    def _close_index_of_former(self, record: OpenStream) -> None:
+        if record.index_file is not record.stream.file and not record.entries:
+            self._close_index(record)
+
+    def _close_index(self, record: OpenStream) -> None:
+        if record.index is not None:
+            record.index.close()
+        record.index = record.index_file = None
+
+    def _close_files(self, record: OpenStream) -> None:
+        self._close_index(record)
+        if record.target is not None:
+            record.target.close()
+            record.target = None
+        if record.metadata is not None:
+            record.metadata.close()
+            record.metadata = None

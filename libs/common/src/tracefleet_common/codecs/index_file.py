@@ -46,13 +46,23 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
     packet_sequence_number: int | None = None  # None in format 1.0
 
 
-def encode_index_header() -> bytes:
-    """Encode the header of a file of format 1.1."""
-    return _HEADER.pack(MAGIC, MAJOR, MINOR, INDEX_ENTRY_SIZE_BYTES)
+def encode_index_header(minor: int = MINOR) -> bytes:
+    """Encode the header of a file of format 1.1, or 1.0."""
+    return _HEADER.pack(MAGIC, MAJOR, minor, INDEX_ENTRY_SIZE_BYTES if minor else INDEX_ENTRY_1_0_SIZE_BYTES)
 
 
-def encode_index_entry(entry: IndexEntry) -> bytes:
-    """Encode an entry of format 1.1."""
+def encode_index_entry(entry: IndexEntry, minor: int = MINOR) -> bytes:
+    """Encode an entry of format 1.1, or 1.0, which has no place for instance and number."""
+    if minor == 0:
+        return _ENTRY_1_0.pack(
+            entry.offset_bytes,
+            entry.packet_size_bits,
+            entry.content_size_bits,
+            entry.timestamp_begin,
+            entry.timestamp_end,
+            entry.discarded_event_count,
+            entry.stream_class_id,
+        )
     return _ENTRY.pack(
         entry.offset_bytes,
         entry.packet_size_bits,

@@ -15,27 +15,28 @@ class NoRoom(Exception):
     """The disk is full: nothing has changed, and the same may work in a while."""
 
 
+class Tail(NamedTuple):
+    """What the file at `path` holds from `begin_bytes` to `end_bytes`."""
+
+    path: str
+    begin_bytes: int
+    end_bytes: int
+
+
 class DataTarget(Protocol):
-    """A data file that the intake writes packets to. Methods raise OSError."""
+    """Where the intake writes the packets of one stream. Methods raise OSError."""
 
-    def lend(
-        self,
-        *,
-        offset_bytes: int | None,
-        size_bytes_max: int,
-        stop_sequence: int | None,
-        session_id: int,
-    ) -> None:
-        """Packets of the stream go here from now on, to `offset_bytes`; None: where they went before.
+    def begin(self, path: str, *, stop_sequence: int | None, tail: Tail | None = None) -> None:
+        """Make a data file, and go on at its start, or behind `tail`, which moves there.
 
-        `size_bytes_max`: a packet that ends behind it is held; 0: none is. Packets from `stop_sequence` on are held.
+        A packet that is under way goes along. Packets from `stop_sequence` on are held.
         """
+
+    def go_on(self, *, stop_sequence: int | None) -> None:
+        """With the same file, as its descriptor was taken away."""
 
     def touch(self) -> None:
         """Packets arrived."""
-
-    def take_tail_of(self, former: DataTarget, offset_bytes: int, end_bytes: int) -> None:
-        """Move what `former` holds from `offset_bytes` to `end_bytes` to the start of this file."""
 
     def close(self) -> None:
         """The intake writes no more to it."""
@@ -67,8 +68,8 @@ class TraceStore(FileOpener, Protocol):
 
     def carry_out(self, step: Step) -> None: ...
 
-    def make_data_file(self, handle: int, path: str) -> DataTarget:
-        """`handle` is the stream's, for the intake."""
+    def make_data_target(self, handle: int, *, session_id: int, size_bytes_max: int) -> DataTarget:
+        """For a stream. A packet that makes a file larger than `size_bytes_max` is held; 0: none is."""
 
     def make_index_file(self, path: str, minor: int) -> IndexWriter:
         """`minor`: of the format, 1 or 0."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from tracefleet_common.codecs.lttng_relay import MINOR_TRACE_CHUNKS, CreateSession
-from tracefleet_common.errors import InvalidArgument, NotFound
+from tracefleet_common.errors import InvalidArgument
 from tracefleet_relayd.application.ports import Clock
 from tracefleet_relayd.application.stream_files import StreamFiles
 from tracefleet_relayd.domain import names
@@ -17,7 +18,16 @@ from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk
 
 log = logging.getLogger("tracefleet.relayd.sessions")
 
+SILENCE_S_MAX: Final = 60  # of a peer whose control connection is gone
 NO_UUID = b""  # of sessions before minor 11: their origin is their own
+
+
+class Ending(NamedTuple):
+    """A session that is closed, but some of its streams wait for packets that were announced."""
+
+    session: RelaySession
+    packet_count: int  # at that time
+    since_s: int
 
 
 class Sessions:
@@ -31,7 +41,7 @@ class Sessions:
         self._stream_ids = itertools.count(1)
         self._trace_ids = itertools.count(1)
         self._sessions: dict[int, RelaySession] = {}  # open ones
-        self._ending: dict[int, RelaySession] = {}  # closed, but some of their streams wait for packets
+        self._ending: dict[int, Ending] = {}
         self._origins: dict[OriginKey, Origin] = {}
         files.listen(self._stream_closed)
 
@@ -114,16 +124,27 @@ class Sessions:
         if not session.is_closed:
             log.info("Session ends: session-id=%d, is-aborted=%s", session.session_id, is_aborted)
             self._sessions.pop(session.session_id, None)
-            self._ending[session.session_id] = session
+            self._ending[session.session_id] = Ending(session, -1, self._clock.now_s())
         self._files.carry_out(session.close())
         for stream in list(session.streams.values()):
             stream.is_close_requested = True
             self._files.close_when_complete(stream, is_aborted=is_aborted)
         self._forget_if_over(session)
 
+    def give_up_on_the_silent(self) -> None:
+        """Packets that were announced do not come any more. To be called once in a while."""
+        for session_id, ending in list(self._ending.items()):
+            packet_count = sum(stream.books.packet_count for stream in ending.session.streams.values())
+            if packet_count != ending.packet_count:
+                self._ending[session_id] = Ending(ending.session, packet_count, self._clock.now_s())
+            elif self._clock.now_s() - ending.since_s > SILENCE_S_MAX:
+                log.warning("Announced packets did not come: session-id=%d", session_id)
+                self.close(ending.session, is_aborted=True)
+
     def close_all(self) -> None:
         """The relay daemon ends."""
-        for session in [*self._sessions.values(), *self._ending.values()]:
+        ending = [one.session for one in self._ending.values()]
+        for session in [*self._sessions.values(), *ending]:
             self.close(session, is_aborted=True)
 
     def _stream_closed(self, session: RelaySession, stream: Stream) -> None:
@@ -142,18 +163,10 @@ class Sessions:
 
     def ending_sessions(self) -> Iterable[RelaySession]:
         """Closed ones, some of whose streams wait for packets that were announced."""
-        return self._ending.values()
+        return [ending.session for ending in self._ending.values()]
 
     def viewable_sessions(self) -> Iterable[RelaySession]:
         return self._sessions.values()
 
     def viewable_session(self, session_id: int) -> RelaySession | None:
         return self._sessions.get(session_id)
-
-    def session_of(self, stream: Stream) -> RelaySession:
-        """Raises NotFound when it is over."""
-        session_id = stream.settings.session_id
-        session = self._sessions.get(session_id) or self._ending.get(session_id)
-        if session is None:
-            raise NotFound(f"Session {session_id} is over")
-        return session

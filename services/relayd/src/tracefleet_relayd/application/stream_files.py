@@ -16,6 +16,7 @@ from tracefleet_relayd.application.ports import (
     Intake,
     MetadataWriter,
     NoRoom,
+    Tail,
     TraceStore,
 )
 from tracefleet_relayd.domain.relay_session import RelaySession
@@ -78,7 +79,11 @@ class StreamFiles:
     def open(self, session: RelaySession, stream: Stream) -> None:
         """Make its file, and let packets come. Raises OSError; nothing is open then."""
         record = OpenStream(session, stream)
-        self._open_file(record)
+        try:
+            self._open_file(record)
+        except OSError:
+            self._close_files(record)
+            raise
         self._streams[stream.stream_id] = record
 
     def close_when_complete(self, stream: Stream, *, is_aborted: bool = False) -> None:
@@ -95,7 +100,7 @@ class StreamFiles:
             )
         self._close_files(record)
         if not stream.is_metadata:
-            self._intake.remove(stream.stream_id)
+            self._intake.remove(stream.stream_id)  # closes a connection that is in the middle of one of its packets
         self.carry_out(stream.close())
         self._on_stream_closed(record.session, stream)
 
@@ -175,13 +180,14 @@ class StreamFiles:
     def next_file(self, record: OpenStream) -> None:
         """The current one is full. Raises OSError."""
         record.stream.next_file()
-        self._replace_target(record)
+        self._open_file(record)
 
     def lend_again(self, record: OpenStream) -> None:
         """The descriptor was taken from the intake for want of room. Raises OSError."""
         if record.target is None:
             raise NotFound(f"Stream {record.stream.stream_id} has no file")
-        self._lend(record, None)
+        record.stop_sequence = record.stream.stop_sequence
+        record.target.go_on(stop_sequence=record.stop_sequence)
 
     def reset_metadata(self, record: OpenStream) -> None:
         """Begin an empty file of the same name. Raises OSError."""
@@ -192,33 +198,20 @@ class StreamFiles:
         record.metadata = self.store.make_metadata_file(stream.file.path)
         stream.metadata_size_bytes = 0
 
-    def _open_file(self, record: OpenStream) -> None:
+    def _open_file(self, record: OpenStream, tail: Tail | None = None) -> None:
         stream = record.stream
-        if stream.file is None:
-            return
+        assert stream.file is not None
         if stream.is_metadata:
             record.metadata = self.store.make_metadata_file(stream.file.path)
-        else:
-            record.target = self.store.make_data_file(stream.stream_id, stream.file.path)
-            self._lend(record, 0)
-
-    def _lend(self, record: OpenStream, offset_bytes: int | None) -> None:
-        assert record.target is not None
-        record.stop_sequence = record.stream.stop_sequence
-        record.target.lend(
-            offset_bytes=offset_bytes,
-            size_bytes_max=record.stream.settings.file_size_bytes_max,
-            stop_sequence=record.stop_sequence,
-            session_id=record.session.session_id,
-        )
-
-    def _replace_target(self, record: OpenStream) -> None:
-        former, record.target = record.target, None
-        try:
-            self._open_file(record)
-        finally:
-            if former is not None:
-                former.close()
+            return
+        if record.target is None:
+            record.target = self.store.make_data_target(
+                stream.stream_id,
+                session_id=record.session.session_id,
+                size_bytes_max=stream.settings.file_size_bytes_max,
+            )
+        record.stop_sequence = stream.stop_sequence
+        record.target.begin(stream.file.path, stop_sequence=record.stop_sequence, tail=tail)
 
     def _move(self, record: OpenStream) -> None:
         """Take the stream to its next chunk, or to none."""
@@ -232,30 +225,30 @@ class StreamFiles:
             if not stream.is_ready_to_move:  # its session ended meanwhile
                 return
             record.entries.extend(stream.joined_entries())  # of the old chunk
-            former_file = stream.file
-            former_end = 0 if former_file is None else former_file.end_bytes
-            surplus_at = None if stream.is_metadata else stream.surplus_offset_bytes()
+            tail = self._tail_for_next_chunk(stream)
             steps = stream.move()
             if record.metadata is not None:
                 record.metadata.close()
                 record.metadata = None
-            former, record.target = record.target, None
-            try:
-                if stream.file is not None and surplus_at is not None and former is not None:
-                    record.target = self.store.make_data_file(stream.stream_id, stream.file.path)
-                    record.target.take_tail_of(former, surplus_at, former_end)
-                    self._lend(record, former_end - surplus_at)
-                    self._make_index_file(record)
-                else:
-                    self._open_file(record)
-            finally:
-                if former is not None:
-                    former.close()
+            if stream.file is not None:
+                self._open_file(record, tail)
+                self._make_index_file(record)
+            elif record.target is not None:
+                record.target.close()
+                record.target = None
             self._write_entries(record)
             self._close_index_of_former(record)
             self.carry_out(steps)
         finally:
             record.is_moving = False
+
+    def _tail_for_next_chunk(self, stream: Stream) -> Tail | None:
+        """Packets in the current file that came too early."""
+        surplus_at = None if stream.is_metadata or stream.file is None else stream.surplus_offset_bytes()
+        if surplus_at is None:
+            return None
+        assert stream.file is not None
+        return Tail(stream.file.path, surplus_at, stream.file.end_bytes)
 
     def _close_index_of_former(self, record: OpenStream) -> None:
         if record.index_file is not record.stream.file and not record.entries:

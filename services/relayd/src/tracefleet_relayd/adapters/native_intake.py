@@ -1,0 +1,96 @@
+"""The native library's intake as the application sees it, and the data connections that it has."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tracefleet_native import intake_binding as native
+from tracefleet_relayd.application.ports import HoldReason, IntakeReport, ReportKind
+
+_KINDS = {kind: ReportKind[kind.name] for kind in native.IntakeReportKind}
+_REASONS: dict[native.HoldReason, HoldReason | None] = {
+    reason: HoldReason[reason.name] for reason in native.HoldReason if reason is not native.HoldReason.NONE
+}
+_REASONS[native.HoldReason.NONE] = None
+
+
+class NativeIntake:
+    """Tokens are numbered from 1, and never used twice."""
+
+    def __init__(self, thread_count: int = 0) -> None:
+        self._native = native.Intake(thread_count)
+        self._tokens = itertools.count(1)
+        self._reservations: dict[int, contextlib.ExitStack] = {}
+
+    def fileno(self) -> int:
+        """Readable while there are reports."""
+        return self._native.fileno()
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._reservations)
+
+    def add(self, descriptor: int, reserve: Callable[[], AbstractContextManager[Any]]) -> int:
+        """Read a data connection; its descriptor is the intake's on success. Returns the token. Raises OSError."""
+        token = next(self._tokens)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(reserve())
+            self._native.add(descriptor, token, native.Framing.LTTNG)
+            self._reservations[token] = stack.pop_all()
+        return token
+
+    def take_reports(self) -> Sequence[IntakeReport]:
+        """All there are."""
+        found: list[IntakeReport] = []
+        while reports := self._native.take_reports():
+            found += [IntakeReport(_KINDS[kind], _REASONS[reason], *rest) for kind, reason, *rest in reports]
+        return found
+
+    def resume(self, token: int) -> None:
+        self._native.resume(token)
+
+    def close(self, token: int) -> None:
+        self._native.close(token)
+        reservation = self._reservations.pop(token, None)
+        if reservation is not None:
+            reservation.close()
+
+    def set_target(
+        self,
+        handle: int,
+        descriptor: int,
+        *,
+        offset_bytes: int | None,
+        size_bytes_max: int,
+        stop_sequence: int | None,
+        session_id: int,
+    ) -> None:
+        """Raises OSError; the descriptor is the intake's otherwise."""
+        self._native.set_target(
+            handle,
+            descriptor,
+            offset=offset_bytes,
+            size_limit=size_bytes_max,
+            stop_net_seq=native.NO_STOP if stop_sequence is None else stop_sequence,
+            group=session_id,
+        )
+
+    def set_stop(self, handle: int, stop_sequence: int) -> None:
+        self._native.set_stop(handle, stop_sequence)
+
+    def revoke(self, handle: int) -> None:
+        self._native.revoke(handle)
+
+    def remove(self, handle: int) -> None:
+        self._native.remove(handle)
+
+    def free(self) -> None:
+        """The last call."""
+        self._native.free()
+        for reservation in self._reservations.values():
+            reservation.close()
+        self._reservations.clear()

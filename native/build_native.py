@@ -12,7 +12,7 @@ ffi = FFI()
 ffi.cdef((HERE / "python/tracefleet_native/native.cdef.txt").read_text())
 ffi.set_source(
     "tracefleet_native._native",
-    "#include <tracefleet/channel.h>\n#include <tracefleet/output.h>\n#include <tracefleet/pump.h>\n",
+    "".join(f"#include <tracefleet/{header}.h>\n" for header in ("channel", "intake", "output", "pump")),
     sources=SOURCES,
     include_dirs=["include", "src"],
     libraries=["lttng-ust-ctl", "urcu"],

@@ -1,0 +1,136 @@
+#ifndef TF_SRC_INTAKE_H
+#define TF_SRC_INTAKE_H
+
+/*
+ * The inside of an intake. intake.c has the threads, tables and reports, intake_connection.c reads a connection,
+ * intake_stream.c writes a stream's file.
+ *
+ * Locks: a stream's is taken before the intake's. What a connection does belongs to the one thread that has its
+ * turn; only its flags are under the intake's lock.
+ */
+
+#include "intake_table.h"
+
+#include <tracefleet/intake.h>
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#define INTAKE_LTTNG_HEADER_SIZE 32
+#define INTAKE_HEADER_SIZE_MAX 128
+
+struct intake_packet { /* what a header says, in host order */
+	uint64_t handle, net_seq;
+	uint32_t data_size, padding_size;
+};
+
+struct intake_connection {
+	struct intake_node node; /* by token */
+	struct tf_intake *intake;
+	int fd;
+	int framing;
+	/* of whoever has the turn */
+	uint64_t group; /* that of the stream of the first packet */
+	uint8_t header[INTAKE_HEADER_SIZE_MAX];
+	size_t header_size; /* received of it */
+	struct intake_packet packet;
+	struct intake_stream *stream; /* of the packet under way; a reference. NULL: none is */
+	uint64_t full_target_number;  /* the target that was too full for this packet; 0: none */
+	bool is_large;		      /* the latest packet was: only its header is read ahead */
+	bool has_no_splice;
+	uint8_t *kept; /* received, and waiting with the packet that holds */
+	size_t kept_size;
+	int reason; /* of the hold */
+	int error;
+	/* of the intake's lock */
+	uint32_t unread_report_count;
+	bool has_turn, is_held, is_parked, is_over;
+	_Atomic bool is_leaving; /* read without the lock to end a turn early */
+};
+
+struct intake_stream {
+	struct intake_node node; /* by handle */
+	int reference_count;	 /* under the intake's lock */
+	pthread_mutex_t lock;	 /* of everything below */
+	bool is_removed;
+	_Atomic bool has_no_splice;
+	uint64_t target_number; /* how many files it was given */
+	struct tf_intake_target target; /* fd -1: revoked. offset moves on */
+	dev_t device;
+	ino_t inode;
+	const struct intake_connection *writer; /* has a packet under way; NULL: none */
+	uint64_t received;   /* of the packet under way, padding included; all in the file */
+	bool has_rest;	     /* of a packet that was given up, in the file that is revoked */
+	struct tf_intake_books books;
+};
+
+struct intake_worker {
+	struct tf_intake *intake;
+	pthread_t thread;
+	uint8_t *buffer;
+	int pipe_fds[2];
+};
+
+enum intake_step {
+	INTAKE_GO,	/* the packet needs more bytes, or the next header does */
+	INTAKE_DRAINED, /* the socket has no more for now */
+	INTAKE_AGAIN,	/* the turn is over, and more is there */
+	INTAKE_PARK,	/* too many reports that nobody took */
+	INTAKE_HOLD,	/* connection->reason, connection->error */
+	INTAKE_OVER,	/* connection->error */
+};
+
+/* ---- intake.c ---- */
+
+/*
+ * The stream with that handle, a reference, in *@stream (NULL: unknown). INTAKE_PARK when the connection has to wait
+ * for its reports to be taken; otherwise there is room for the next one.
+ */
+enum intake_step tf_intake_find_stream(struct intake_connection *connection, struct intake_stream **stream);
+void tf_intake_put_stream(struct tf_intake *intake, struct intake_stream *stream);
+
+/* The packet of @connection is in the file at @offset. With the stream's lock held. */
+void tf_intake_report_packet(struct intake_connection *connection, uint64_t offset);
+
+/* ---- intake_connection.c ---- */
+
+/* Read for one turn: at most about a MiB. */
+enum intake_step tf_intake_turn(struct intake_connection *connection, struct intake_worker *worker);
+
+int tf_intake_worker_init(struct intake_worker *worker);
+void tf_intake_worker_destroy(struct intake_worker *worker);
+
+/* ---- intake_stream.c ---- */
+
+struct intake_stream *tf_intake_stream_new(uint64_t handle);
+void tf_intake_stream_free(struct intake_stream *stream);
+
+/* These take the stream's lock. */
+int tf_intake_stream_set_target(struct intake_stream *stream, const struct tf_intake_target *target);
+void tf_intake_stream_revoke(struct intake_stream *stream);
+void tf_intake_stream_remove(struct intake_stream *stream);
+
+/* Begin the packet of @connection: INTAKE_GO, or INTAKE_HOLD with the connection's reason. */
+enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct intake_connection *connection);
+
+/*
+ * Write up to @size bytes of the packet under way; *@used tells how many were taken. Ends the packet (NULL in
+ * connection->stream, the reference is given back) with its last byte. INTAKE_GO, INTAKE_HOLD or INTAKE_OVER.
+ */
+enum intake_step tf_intake_stream_write(struct intake_connection *connection, const uint8_t *data, size_t size,
+					size_t *used);
+
+/*
+ * Move up to @size bytes of the packet from @pipe_fd into the file, without its padding and end. Returns how many; fewer
+ * when something is in the way that tf_intake_stream_write() will tell about.
+ */
+size_t tf_intake_stream_splice(struct intake_connection *connection, int pipe_fd, size_t size);
+
+/* Bytes of data of the packet under way that are still to come. */
+size_t tf_intake_stream_missing(const struct intake_connection *connection);
+
+/* Give up the packet under way, if there is one, and cut what is in the file. */
+void tf_intake_stream_abort(struct intake_connection *connection);
+
+#endif

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,7 +35,13 @@ struct tf_output {
 	bool is_closed;
 	int metadata_fd; /* -1: not made yet */
 	off_t metadata_size;
+	uint8_t uuid[16];
+	int text_fd; /* -1: none, or closed */
+	const struct tf_metadata_memory *text; /* NULL: this output has no metadata */
+	uint64_t written_text_size; /* atomic, but changes with metadata_lock held */
 };
+
+_Static_assert(sizeof(struct tf_metadata_memory) == 16, "shared with the session daemon");
 
 static bool is_valid_component(const char *name, size_t size)
 {
@@ -71,6 +78,7 @@ int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid
 	output->group_count = group_count;
 	output->directory_fd = -1;
 	output->metadata_fd = -1;
+	output->text_fd = -1;
 	pthread_mutex_init(&output->directory_lock, NULL);
 	pthread_mutex_init(&output->metadata_lock, NULL);
 	output->root = strdup(root);
@@ -99,6 +107,8 @@ void tf_output_put(struct tf_output *output)
 	tf_output_close(output);
 	if (output->directory_fd >= 0)
 		close(output->directory_fd);
+	if (output->text)
+		munmap((void *)(uintptr_t)output->text, TF_METADATA_TEXT_OFFSET);
 	pthread_mutex_destroy(&output->directory_lock);
 	pthread_mutex_destroy(&output->metadata_lock);
 	free(output->root);
@@ -110,13 +120,17 @@ void tf_output_put(struct tf_output *output)
 /* Open the directory @name below @parent_fd, making it when it is not there. @flags: O_NOFOLLOW below the root. */
 static int open_directory(int parent_fd, const char *name, int flags)
 {
-	bool is_new = mkdirat(parent_fd, name, DIRECTORY_MODE) == 0;
+	bool is_new = false;
 	int fd;
 
-	if (!is_new && errno != EEXIST)
-		return -errno;
-	/* A directory on the way may let its owner pass and not read. */
-	fd = openat(parent_fd, name, (is_new ? O_RDONLY : O_PATH) | O_DIRECTORY | O_CLOEXEC | flags);
+	/* First what is there: to try to make it costs far more. A directory on the way may let pass and not read. */
+	fd = openat(parent_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC | flags);
+	if (fd < 0 && errno == ENOENT) {
+		is_new = mkdirat(parent_fd, name, DIRECTORY_MODE) == 0;
+		if (!is_new && errno != EEXIST)
+			return -errno;
+		fd = openat(parent_fd, name, (is_new ? O_RDONLY : O_PATH) | O_DIRECTORY | O_CLOEXEC | flags);
+	}
 	if (fd < 0)
 		return -errno;
 	/* The process's umask does not decide: who may read a trace is the session daemon's contract. */
@@ -255,8 +269,62 @@ out:
 	return ret;
 }
 
-/* Cut @text into packets: header (37 bytes, native byte order, packed), text, zeroes up to the page. */
-static void fill_metadata_packets(uint8_t *packet, const char *text, size_t size, const uint8_t uuid[16])
+/* ---- metadata ---- */
+
+int tf_output_set_metadata(struct tf_output *output, int fd, const uint8_t uuid[16])
+{
+	const struct tf_metadata_memory *memory;
+	const int seals = fcntl(fd, F_GET_SEALS);
+	struct stat status;
+	int copy, ret;
+	void *map;
+
+	if (output->text || seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &status) < 0 ||
+	    status.st_size < TF_METADATA_TEXT_OFFSET)
+		return -EINVAL;
+	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0)
+		return -errno;
+	map = mmap(NULL, TF_METADATA_TEXT_OFFSET, PROT_READ, MAP_SHARED, copy, 0);
+	if (map == MAP_FAILED) {
+		ret = -errno;
+		goto err_copy;
+	}
+	memory = map;
+	if (memory->magic != TF_METADATA_MEMORY_MAGIC || memory->version != TF_METADATA_MEMORY_VERSION) {
+		ret = -EINVAL;
+		goto err_map;
+	}
+	output->text = memory;
+	output->text_fd = copy;
+	memcpy(output->uuid, uuid, sizeof(output->uuid));
+	return 0;
+
+err_map:
+	munmap(map, TF_METADATA_TEXT_OFFSET);
+err_copy:
+	close(copy);
+	return ret;
+}
+
+static int read_text(const struct tf_output *output, uint8_t *text, size_t size, uint64_t offset)
+{
+	while (size > 0) {
+		const ssize_t got = pread(output->text_fd, text, size, (off_t)(TF_METADATA_TEXT_OFFSET + offset));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : -EBADMSG;
+		text += got;
+		offset += (uint64_t)got;
+		size -= (size_t)got;
+	}
+	return 0;
+}
+
+/* Cut text into packets: header (37 bytes, native byte order, packed), text, zeroes up to the page. */
+static int fill_metadata_packets(const struct tf_output *output, uint8_t *packet, size_t size, uint64_t offset)
 {
 	const size_t room = METADATA_PACKET_SIZE - METADATA_HEADER_SIZE;
 
@@ -265,25 +333,27 @@ static void fill_metadata_packets(uint8_t *packet, const char *text, size_t size
 		const uint32_t magic = METADATA_MAGIC;
 		const uint32_t content_bits = (uint32_t)(METADATA_HEADER_SIZE + taken) * 8;
 		const uint32_t packet_bits = METADATA_PACKET_SIZE * 8;
+		int ret;
 
 		memcpy(packet, &magic, 4);
-		memcpy(packet + 4, uuid, 16);
+		memcpy(packet + 4, output->uuid, 16);
 		memcpy(packet + 24, &content_bits, 4); /* 20: the checksum, none */
 		memcpy(packet + 28, &packet_bits, 4);
 		packet[35] = 1; /* 32..34: no compression, encryption, checksum */
 		packet[36] = 8;
-		memcpy(packet + METADATA_HEADER_SIZE, text, taken);
-		text += taken;
+		ret = read_text(output, packet + METADATA_HEADER_SIZE, taken, offset);
+		if (ret < 0)
+			return ret;
+		offset += taken;
 		size -= taken;
 	}
+	return 0;
 }
 
 static int ensure_metadata_file(struct tf_output *output)
 {
 	int fd;
 
-	if (output->is_closed)
-		return -EBADF;
 	if (output->metadata_fd >= 0)
 		return 0;
 	fd = tf_output_create_file(output, NULL, "metadata", O_WRONLY);
@@ -293,39 +363,78 @@ static int ensure_metadata_file(struct tf_output *output)
 	return 0;
 }
 
-int tf_output_append_metadata(struct tf_output *output, const char *text, size_t size, const uint8_t uuid[16])
+/* Acquire: pairs with the store of the session daemon, before which it wrote the text. */
+static uint64_t published_text_size(const struct tf_output *output)
+{
+	return __atomic_load_n(&output->text->text_size, __ATOMIC_ACQUIRE);
+}
+
+/* With the metadata lock held: append all text up to @end. */
+static int append_text(struct tf_output *output, uint64_t end)
 {
 	const size_t room = METADATA_PACKET_SIZE - METADATA_HEADER_SIZE;
-	const size_t packets_size = (size + room - 1) / room * METADATA_PACKET_SIZE;
+	const uint64_t begin = output->written_text_size;
+	size_t size, packets_size;
+	struct stat status;
 	uint8_t *packets;
 	int ret;
 
-	packets = calloc(1, packets_size + 1);
+	if (output->is_closed)
+		return -EBADF;
+	if (fstat(output->text_fd, &status) < 0)
+		return -errno;
+	if (end < begin || end > (uint64_t)status.st_size - TF_METADATA_TEXT_OFFSET)
+		return -EBADMSG;
+	size = (size_t)(end - begin);
+	packets_size = (size + room - 1) / room * METADATA_PACKET_SIZE;
+	packets = calloc(1, packets_size);
 	if (!packets)
 		return -ENOMEM;
-	fill_metadata_packets(packets, text, size, uuid);
-	pthread_mutex_lock(&output->metadata_lock);
-	ret = ensure_metadata_file(output);
+	ret = fill_metadata_packets(output, packets, size, begin);
+	if (ret == 0)
+		ret = ensure_metadata_file(output);
 	if (ret < 0)
 		goto out;
 	ret = tf_write_whole(output->metadata_fd, packets, packets_size, output->metadata_size);
-	if (ret < 0)
+	if (ret < 0) {
 		tf_truncate(output->metadata_fd, output->metadata_size);
-	else
-		output->metadata_size += (off_t)packets_size;
+		goto out;
+	}
+	output->metadata_size += (off_t)packets_size;
+	/* Release: pairs with the acquire of another stream's thread, which takes it that the file has the text. */
+	__atomic_store_n(&output->written_text_size, end, __ATOMIC_RELEASE);
 out:
-	pthread_mutex_unlock(&output->metadata_lock);
 	free(packets);
 	return ret;
 }
 
-void tf_output_close(struct tf_output *output)
+int tf_output_write_metadata(struct tf_output *output)
 {
+	uint64_t end;
+	int ret = 0;
+
+	if (!output->text ||
+	    published_text_size(output) == __atomic_load_n(&output->written_text_size, __ATOMIC_ACQUIRE))
+		return 0;
+	pthread_mutex_lock(&output->metadata_lock);
+	end = published_text_size(output);
+	if (end != output->written_text_size)
+		ret = append_text(output, end);
+	pthread_mutex_unlock(&output->metadata_lock);
+	return ret;
+}
+
+int tf_output_close(struct tf_output *output)
+{
+	const int ret = tf_output_write_metadata(output);
+
 	pthread_mutex_lock(&output->metadata_lock);
 	output->is_closed = true;
 	if (output->metadata_fd >= 0)
 		close(output->metadata_fd);
-	output->metadata_fd = -1;
+	if (output->text_fd >= 0)
+		close(output->text_fd);
+	output->metadata_fd = output->text_fd = -1;
 	pthread_mutex_unlock(&output->metadata_lock);
 	/* An open directory keeps its file system busy; a channel that still writes here opens it again. */
 	pthread_mutex_lock(&output->directory_lock);
@@ -333,4 +442,5 @@ void tf_output_close(struct tf_output *output)
 		close(output->directory_fd);
 	output->directory_fd = -1;
 	pthread_mutex_unlock(&output->directory_lock);
+	return ret;
 }

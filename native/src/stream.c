@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "guard.h"
 
+#include <tracefleet/output.h>
 #include <tracefleet/pump.h>
 
 #include <errno.h>
@@ -209,8 +210,11 @@ static void keep_books(struct tf_stream *stream, const struct tf_packet *packet)
 /* Write @count packets; what happened goes into the stream. Returns how many were written. */
 static int write_packets(struct tf_stream *stream, const struct tf_packet *packets, int count, bool is_urgent)
 {
-	const int ret = tf_trace_file_write(&stream->file, packets, count, is_urgent);
+	/* What describes the event records comes first; it was published before they could be recorded. */
+	int ret = tf_output_write_metadata(stream->file.output);
 
+	if (ret == 0)
+		ret = tf_trace_file_write(&stream->file, packets, count, is_urgent);
 	/* The kernel met the memory that an application took away. */
 	if (ret == -EFAULT) {
 		tf_stream_break(stream);

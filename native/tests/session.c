@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -94,16 +95,43 @@ void session_use(struct session *session, struct tf_channel *channel)
 		die("export", ret);
 }
 
+int metadata_memory_create(void)
+{
+	const struct tf_metadata_memory header = { .magic = TF_METADATA_MEMORY_MAGIC,
+						   .version = TF_METADATA_MEMORY_VERSION };
+	const int fd = memfd_create("metadata", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, TF_METADATA_TEXT_OFFSET) < 0 || pwrite(fd, &header, sizeof(header), 0) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0)
+		die("metadata memory", errno);
+	return fd;
+}
+
+void metadata_memory_append(int fd, const char *text, size_t size)
+{
+	struct tf_metadata_memory *memory =
+		mmap(NULL, TF_METADATA_TEXT_OFFSET, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (memory == MAP_FAILED ||
+	    pwrite(fd, text, size, (off_t)(TF_METADATA_TEXT_OFFSET + memory->text_size)) != (ssize_t)size)
+		die("metadata", errno);
+	__atomic_store_n(&memory->text_size, memory->text_size + size, __ATOMIC_RELEASE);
+	munmap(memory, TF_METADATA_TEXT_OFFSET);
+}
+
 void session_write_metadata(struct session *session, struct tf_output *output)
 {
 	const uint8_t *u = session->uuid;
+	const int fd = metadata_memory_create();
 	char text[8192];
 	int ret, size = snprintf(text, sizeof(text), metadata_format, u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7],
 				 u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
 
-	ret = tf_output_append_metadata(output, text, (size_t)size, u);
+	metadata_memory_append(fd, text, (size_t)size);
+	ret = tf_output_set_metadata(output, fd, u);
 	if (ret < 0)
 		die("metadata", ret);
+	close(fd);
 }
 
 /* The tracer announces channels and events; all of ours have id 0 and large headers. */

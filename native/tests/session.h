@@ -37,10 +37,16 @@ struct session {
 	struct session_app apps[SESSION_APPS_MAX];
 };
 
-/* Exits with 1, and a message, on any failure, as all of these do. */
+/* All of these exit with 1, and a message, on any failure. */
+
+/* The memory in which metadata is published (see output.h), empty; text is appended and published. */
+int metadata_memory_create(void);
+void metadata_memory_append(int fd, const char *text, size_t size);
+
 void session_open(struct session *session);
 /* Export @channel (made with session->uuid and channel id 0), and keep it for the programs to come. */
 void session_use(struct session *session, struct tf_channel *channel);
+/* Give @output the metadata of the events that our programs record, through a memory of its own. */
 void session_write_metadata(struct session *session, struct tf_output *output);
 /* Run @path with @arguments and give it the channel; returns its number when it records, before it emits. */
 int session_start(struct session *session, const char *path, char *const arguments[]);

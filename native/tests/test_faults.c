@@ -34,6 +34,63 @@ static struct tf_report wait_for(struct tf_pump *pump, int32_t kind)
 	return report;
 }
 
+/* A recording whose files are in a file system of its own with @options. */
+static void open_on_small_disk(struct recording *recording, const char *options)
+{
+	struct tf_channel_attributes attributes = usual;
+	uint64_t needed, available;
+
+	recording_open(recording, usual);
+	CHECK(mount("none", recording->root, "tmpfs", 0, options) == 0);
+	/* The first files were made below the mount point: again, in the small file system. */
+	tf_channel_free(recording->channel);
+	tf_output_put(recording->output);
+	session_release(&recording->session);
+	CHECK(tf_output_create(recording->root, "ust/uid/0/64-bit", 0, 0, NULL, 0, &recording->output) == 0);
+	attributes.name = "channel0";
+	attributes.header_type = 2;
+	memcpy(attributes.trace_uuid, recording->session.uuid, 16);
+	CHECK(tf_channel_create(&attributes, recording->output, &recording->channel, &needed, &available) == 0);
+	session_use(&recording->session, recording->channel);
+}
+
+static void close_on_small_disk(struct recording *recording)
+{
+	tf_channel_free(recording->channel);
+	recording->channel = NULL;
+	CHECK(umount2(recording->root, MNT_DETACH) == 0);
+	recording_close(recording);
+}
+
+/* Packets that would fit wait for the metadata that does not. */
+static void test_no_room_for_metadata(void)
+{
+	static char text[1 << 20];
+	const int memory = metadata_memory_create();
+	struct recording recording;
+	struct stat status;
+	char path[160];
+
+	open_on_small_disk(&recording, "size=512k");
+	CHECK(tf_output_set_metadata(recording.output, memory, recording.session.uuid) == 0);
+	memset(text, ' ', sizeof(text));
+	metadata_memory_append(memory, text, sizeof(text));
+	run_program(&recording, "0", "10");
+	CHECK(tf_channel_flush(recording.channel, true) == 0 && tf_channel_drain(recording.channel, 100) == 0);
+	CHECK(tf_channel_error(recording.channel) == ENOSPC);
+	CHECK(recording_books(&recording).packet_count == 0);
+	CHECK(read_trace(recording.directory, 0).packet_count == 0);
+	snprintf(path, sizeof(path), "%s/metadata", recording.directory);
+	CHECK(stat(path, &status) == 0 && status.st_size == 0);
+
+	CHECK(mount("none", recording.root, NULL, MS_REMOUNT, "size=16m") == 0);
+	CHECK(tf_channel_drain(recording.channel, 5000) == 1 && tf_channel_error(recording.channel) == 0);
+	CHECK(read_trace(recording.directory, 0).record_count == 10);
+	CHECK(stat(path, &status) == 0 && status.st_size > (off_t)sizeof(text));
+	close(memory);
+	close_on_small_disk(&recording);
+}
+
 static void test_full_disk(void)
 {
 	struct recording recording;
@@ -42,23 +99,7 @@ static void test_full_disk(void)
 	char filler[128];
 	int fd;
 
-	recording_open(&recording, usual);
-	CHECK(mount("none", recording.root, "tmpfs", 0, "size=1m") == 0);
-	/* The first files were made below the mount point: again, in the small file system. */
-	tf_channel_free(recording.channel);
-	tf_output_put(recording.output);
-	session_release(&recording.session);
-	CHECK(tf_output_create(recording.root, "ust/uid/0/64-bit", 0, 0, NULL, 0, &recording.output) == 0);
-	{
-		struct tf_channel_attributes attributes = usual;
-		uint64_t needed, available;
-
-		attributes.name = "channel0";
-		attributes.header_type = 2;
-		memcpy(attributes.trace_uuid, recording.session.uuid, 16);
-		CHECK(tf_channel_create(&attributes, recording.output, &recording.channel, &needed, &available) == 0);
-	}
-	session_use(&recording.session, recording.channel);
+	open_on_small_disk(&recording, "size=1m");
 	CHECK(tf_pump_create(&pump) == 0 && tf_pump_add(pump, recording.channel, 1) == 0);
 	snprintf(filler, sizeof(filler), "%s/filler", recording.root);
 	fd = open(filler, O_CREAT | O_WRONLY, 0600);
@@ -85,10 +126,7 @@ static void test_full_disk(void)
 	close(fd);
 	tf_pump_remove(pump, recording.channel);
 	tf_pump_free(pump);
-	tf_channel_free(recording.channel);
-	recording.channel = NULL;
-	CHECK(umount2(recording.root, MNT_DETACH) == 0);
-	recording_close(&recording);
+	close_on_small_disk(&recording);
 }
 
 /* What an application with a grudge can do to memory it shares. */
@@ -190,6 +228,7 @@ int main(int argc, char **argv)
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return 77; /* the others need mounts of their own */
 	test_full_disk();
+	test_no_room_for_metadata();
 	test_no_room_in_shared_memory();
 	return 0;
 }

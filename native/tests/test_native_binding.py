@@ -3,11 +3,13 @@
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tracefleet_common.transport.metadata_memory import MetadataMemory, create_metadata_memory
 from tracefleet_native import (
     Channel,
     Output,
@@ -88,15 +90,32 @@ def test_file_names_follow_the_limit_of_their_size(output: Output, tmp_path: Pat
     }
 
 
-def test_metadata_comes_in_packets_of_a_page(output: Output, tmp_path: Path) -> None:
-    output.append_metadata(b"/* CTF 1.8 */\n", UUID)
-    output.append_metadata(b"x" * 5000, UUID)
-    packets = (tmp_path / "ust/uid/0/64-bit/metadata").read_bytes()
-    assert len(packets) == 3 * 4096
-    assert packets[:37].hex() == "571dd175" + UUID.hex() + "00000000" + "98010000" + "00800000" + "0000000108"
-    assert packets[37:52] == b"/* CTF 1.8 */\n\0"
-    with pytest.raises(ValueError, match="16 bytes"):
-        output.append_metadata(b"", b"short")
+def test_metadata_comes_in_packets_of_a_page_before_the_data(output: Output, tmp_path: Path) -> None:
+    with closing(MetadataMemory(create_metadata_memory())) as memory:
+        output.set_metadata(memory.descriptor, UUID)
+        memory.append("/* CTF 1.8 */\n")
+        channel = a_channel(output)
+        channel.flush(is_final=True)
+        assert channel.drain(1000)
+        file = tmp_path / "ust/uid/0/64-bit/metadata"
+        packet = file.read_bytes()
+        assert len(packet) == 4096
+        assert packet[:37].hex() == "571dd175" + UUID.hex() + "00000000" + "98010000" + "00800000" + "0000000108"
+        assert packet[37:52] == b"/* CTF 1.8 */\n\0"
+        memory.append("x" * 5000)
+        output.close()
+        assert file.read_bytes()[:4096] == packet
+        assert file.stat().st_size == 3 * 4096
+        with pytest.raises(ValueError, match="16 bytes"):
+            output.set_metadata(memory.descriptor, b"short")
+
+
+def test_what_is_no_metadata_memory_is_refused(output: Output) -> None:
+    descriptor = os.memfd_create("other")
+    with pytest.raises(OSError) as caught:
+        output.set_metadata(descriptor, UUID)
+    os.close(descriptor)
+    assert caught.value.errno == errno.EINVAL
 
 
 @pytest.mark.parametrize("path", ["", "/etc", "..", "a/../../b", "a//b", "a/", "."])

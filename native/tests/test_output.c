@@ -8,6 +8,7 @@
 #include <ftw.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,6 +39,7 @@ static void test_paths(void)
 
 static void test_metadata(const char *root)
 {
+	const int memory = metadata_memory_create();
 	struct tf_output *output;
 	struct stat status;
 	char path[128], text[10000];
@@ -45,16 +47,65 @@ static void test_metadata(const char *root)
 
 	memset(text, ' ', sizeof(text));
 	CHECK(create(root, "m/n", geteuid(), &output) == 0);
-	CHECK(tf_output_append_metadata(output, text, 10, uuid) == 0);
-	CHECK(tf_output_append_metadata(output, text, sizeof(text), uuid) == 0);
+	CHECK(tf_output_write_metadata(output) == 0);
+	CHECK(tf_output_set_metadata(output, memory, uuid) == 0);
+	CHECK(tf_output_set_metadata(output, memory, uuid) == -EINVAL);
+	CHECK(tf_output_write_metadata(output) == 0);
 	snprintf(path, sizeof(path), "%s/m/n/metadata", root);
+	CHECK(stat(path, &status) < 0 && errno == ENOENT);
+	metadata_memory_append(memory, text, 10);
+	CHECK(tf_output_write_metadata(output) == 0);
+	CHECK(stat(path, &status) == 0 && status.st_size == 4096);
+	metadata_memory_append(memory, text, 10);
+	metadata_memory_append(memory, text, sizeof(text) - 10);
+	CHECK(tf_output_write_metadata(output) == 0 && tf_output_write_metadata(output) == 0);
 	CHECK(stat(path, &status) == 0 && status.st_size == 4 * 4096 && (status.st_mode & 07777) == 0660);
+	metadata_memory_append(memory, text, 10);
+	CHECK(tf_output_close(output) == 0);
+	CHECK(stat(path, &status) == 0 && status.st_size == 5 * 4096);
 	snprintf(path, sizeof(path), "%s/m", root);
 	CHECK(stat(path, &status) == 0 && (status.st_mode & 07777) == 0770);
-	tf_output_close(output);
-	CHECK(tf_output_append_metadata(output, text, 10, uuid) == -EBADF);
+	metadata_memory_append(memory, text, 10);
+	CHECK(tf_output_write_metadata(output) == -EBADF);
 	tf_output_put(output);
+	close(memory);
 	umask(old);
+}
+
+/* A session daemon that has gone mad must not take us with it. */
+static void test_metadata_memory(const char *root)
+{
+	const uint64_t sizes[] = { 11, UINT64_MAX, UINT64_MAX - TF_METADATA_TEXT_OFFSET, 9, 0 }; /* 10 are there */
+	struct tf_metadata_memory *map;
+	struct tf_output *output;
+	int fd = memfd_create("unsealed", MFD_CLOEXEC);
+
+	CHECK(create(root, "o", geteuid(), &output) == 0);
+	CHECK(ftruncate(fd, TF_METADATA_TEXT_OFFSET) == 0);
+	CHECK(tf_output_set_metadata(output, fd, uuid) == -EINVAL);
+	CHECK(tf_output_set_metadata(output, -1, uuid) == -EINVAL);
+	close(fd);
+	fd = memfd_create("empty", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+	CHECK(tf_output_set_metadata(output, fd, uuid) == -EINVAL);
+	CHECK(ftruncate(fd, TF_METADATA_TEXT_OFFSET) == 0);
+	CHECK(tf_output_set_metadata(output, fd, uuid) == -EINVAL); /* no magic */
+	close(fd);
+
+	fd = metadata_memory_create();
+	CHECK(tf_output_set_metadata(output, fd, uuid) == 0);
+	metadata_memory_append(fd, "0123456789", 10);
+	CHECK(tf_output_write_metadata(output) == 0);
+	map = mmap(NULL, TF_METADATA_TEXT_OFFSET, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(map != MAP_FAILED);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		map->text_size = sizes[i];
+		CHECK(tf_output_write_metadata(output) == -EBADMSG);
+	}
+	CHECK(tf_output_close(output) == -EBADMSG);
+	munmap(map, TF_METADATA_TEXT_OFFSET);
+	tf_output_put(output);
+	close(fd);
 }
 
 /* As root, for a user who prepared traps in a directory of theirs. */
@@ -99,7 +150,11 @@ static void test_owner(const char *root)
 	/* Where the owner may not write, nothing is written for them. */
 	CHECK(chmod(root, 0755) == 0);
 	CHECK(create(root, "forbidden", OWNER, &output) == 0);
-	CHECK(tf_output_append_metadata(output, "x", 1, uuid) == -EACCES);
+	fd = metadata_memory_create();
+	CHECK(tf_output_set_metadata(output, fd, uuid) == 0);
+	metadata_memory_append(fd, "x", 1);
+	CHECK(tf_output_write_metadata(output) == -EACCES);
+	close(fd);
 	tf_output_put(output);
 }
 
@@ -118,6 +173,7 @@ int main(void)
 	CHECK(mkdtemp(root));
 	test_paths();
 	test_metadata(root);
+	test_metadata_memory(root);
 	if (geteuid() == 0)
 		test_owner(root);
 	CHECK(nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS) == 0);

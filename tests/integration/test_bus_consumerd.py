@@ -33,6 +33,7 @@ from tracefleet_common.model.ctf_types import HeaderType
 from tracefleet_common.model.event_rules import LossMode
 from tracefleet_common.transport.control_link import ControlLink
 from tracefleet_common.transport.descriptors import DescriptorLink
+from tracefleet_common.transport.metadata_memory import MetadataMemory
 
 PROGRAM = Path(sys.executable).parent / "tracefleet-consumerd"
 METADATA = "/* CTF 1.8 */\n"
@@ -81,10 +82,13 @@ class SessionDaemon:
     async def ask(self, request: msgspec.Struct) -> Any:
         return await self.link.request(request, deadline_s=DEADLINE_S)
 
-    async def open_registry(self, output_root: Path | None, key: int = 1) -> Any:
-        return await self.ask(
+    async def open_registry(self, output_root: Path | None, key: int = 1, metadata: str = METADATA) -> None:
+        """Open it, and publish its metadata."""
+        self._ticket += 1
+        await self.ask(
             control.OpenRegistry(
                 registry_key=key,
+                ticket=self._ticket,
                 trace_uuid=uuid.uuid4().bytes,
                 output_root=None if output_root is None else str(output_root),
                 relative_path="ust/uid/0/64-bit",
@@ -92,6 +96,8 @@ class SessionDaemon:
                 owner_gid=os.getegid(),
             )
         )
+        with closing(MetadataMemory(*await self.descriptors.receive(self._ticket, 1, DEADLINE_S))) as memory:
+            memory.append(metadata)
 
     async def create_channel(self, *, key: int = 10, registry_key: int = 1, **changes: Any) -> control.ChannelCreated:
         """Make it, and let go of its descriptors at once."""
@@ -165,8 +171,6 @@ def test_a_channel_from_its_making_to_its_end(run_directory: Path, output: Path)
         assert await sessiond.ask(control.PrepareOutput(output_root=str(output), **owner)) == Done()
         assert output.stat().st_mode & 0o777 == 0o770
         await sessiond.open_registry(output)
-        await sessiond.ask(control.AppendMetadata(registry_key=1, text=METADATA))
-        assert METADATA.encode() in (trace_directory(output) / "metadata").read_bytes()
         created = await sessiond.create_channel()
         cpu_count = len(created.stream_sizes_bytes)
         # A final flush closes the packet under way, once: an empty packet a stream.
@@ -176,6 +180,7 @@ def test_a_channel_from_its_making_to_its_end(run_directory: Path, output: Path)
             assert state.error is None
             assert [stream.cpu for stream in state.streams] == list(range(cpu_count))
             assert {stream.packet_count for stream in state.streams} == {1}
+            assert METADATA.encode() in (trace_directory(output) / "metadata").read_bytes()
         (state,) = (await sessiond.ask(control.CloseChannels(channel_keys=(10,), is_quiescent=True))).channels
         await sessiond.ask(control.CloseRegistry(1))
         for stream in state.streams:
@@ -198,7 +203,6 @@ def test_nothing_is_left_open_by_channels_that_came_and_went(run_directory: Path
 
         async def come_and_go(key: int) -> None:
             await sessiond.open_registry(output / str(key), key)
-            await sessiond.ask(control.AppendMetadata(registry_key=key, text=METADATA))
             await sessiond.create_channel(key=key, registry_key=key, switch_timer_period_us=10_000)
             await sessiond.ask(control.CloseChannels(channel_keys=(key,), is_quiescent=True))
             await sessiond.ask(control.CloseRegistry(key))
@@ -208,6 +212,16 @@ def test_nothing_is_left_open_by_channels_that_came_and_went(run_directory: Path
         for key in range(2, 12):
             await come_and_go(key)
         assert resources() == before
+
+    converse(run_directory, conversation)
+
+
+def test_a_trace_without_channels_has_its_metadata(run_directory: Path, output: Path) -> None:
+    async def conversation(sessiond: SessionDaemon, daemon: Daemon) -> None:
+        await sessiond.open_registry(output, metadata="x" * 5000)
+        assert not output.exists()
+        await sessiond.ask(control.CloseRegistry(1))
+        assert (trace_directory(output) / "metadata").stat().st_size == 2 * 4096
 
     converse(run_directory, conversation)
 

@@ -26,13 +26,36 @@ int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid
 int tf_output_prepare(struct tf_output *output);
 
 /*
- * Append @size bytes of TSDL text to the metadata stream as CTF 1.8 metadata packets, all of it or nothing.
- * Returns 0 or a negative errno.
+ * The memory (a memfd) in which the session daemon publishes the metadata of the trace: this header, and text from
+ * TF_METADATA_TEXT_OFFSET on. The text grows; what was published once stays as it is.
  */
-int tf_output_append_metadata(struct tf_output *output, const char *text, size_t size, const uint8_t uuid[16]);
+#define TF_METADATA_MEMORY_MAGIC 0x74664d44u
+#define TF_METADATA_MEMORY_VERSION 1u
+#define TF_METADATA_TEXT_OFFSET 4096
 
-/* Close the metadata file and the directory. A channel that still writes here opens the latter again. */
-void tf_output_close(struct tf_output *output);
+struct tf_metadata_memory {
+	uint32_t magic, version;
+	uint64_t text_size; /* bytes published; atomic, stored with release after the text */
+};
+
+/*
+ * Take the metadata of the trace with @uuid from the memory behind @fd, which stays the caller's. Before any channel
+ * writes here. Returns 0 or a negative errno: -EINVAL for what is no such memory, or could be shrunk under us.
+ */
+int tf_output_set_metadata(struct tf_output *output, int fd, const uint8_t uuid[16]);
+
+/*
+ * Append what was published since the last time to the metadata file as CTF 1.8 metadata packets, all of it or nothing.
+ * Costs next to nothing when that is nothing. Returns 0 or a negative errno: -EBADMSG when the memory says what cannot
+ * be, -EBADF after the close.
+ */
+int tf_output_write_metadata(struct tf_output *output);
+
+/*
+ * Write what is left of the metadata, and close its file and the directory. A channel that still writes here opens the
+ * latter again. Returns 0, or what tf_output_write_metadata() says; it is closed then as well.
+ */
+int tf_output_close(struct tf_output *output);
 
 /* Drop a reference; channels hold one each. */
 void tf_output_put(struct tf_output *output);

@@ -72,7 +72,9 @@ def ring_buffer_size_bytes(sub_buffer_size_bytes: int, sub_buffer_count: int) ->
 
 
 def _group_ids(uid: int, gid: int) -> list[int]:
-    """The supplementary groups that the owner would have after a login."""
+    """The supplementary groups that the owner would have after a login, if it takes root to act for them."""
+    if os.geteuid() != 0 or uid == 0:
+        return []
     try:
         return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
     except KeyError:
@@ -99,15 +101,21 @@ class Output:
         """Make the directories now, and see that files can be made there. Raises OSError."""
         _check(lib.tf_output_prepare(self._handle), self._name)
 
-    def append_metadata(self, text: bytes, trace_uuid: bytes) -> None:
-        """Append TSDL text as CTF metadata packets, all of it or nothing. Raises OSError, ValueError when closed."""
+    def set_metadata(self, descriptor: int, trace_uuid: bytes) -> None:
+        """Take the trace's metadata from shared memory (include/tracefleet/output.h) before packets are written.
+
+        The descriptor stays the caller's. Raises OSError: EINVAL for what is no such memory.
+        """
         if len(trace_uuid) != 16:
             raise ValueError(f"a trace uuid has 16 bytes, not {len(trace_uuid)}")
-        _check(lib.tf_output_append_metadata(self._handle, text, len(text), trace_uuid), self._name)
+        _check(lib.tf_output_set_metadata(self._handle, descriptor, trace_uuid), self._name)
 
     def close(self) -> None:
-        """Close the metadata file and the directory. Channels that write here go on."""
-        lib.tf_output_close(self._handle)
+        """Write the metadata that is not written yet, and close file and directory. Channels that write here go on.
+
+        Raises OSError when the metadata could not be written; it is closed then as well.
+        """
+        _check(lib.tf_output_close(self._handle), self._name)
 
 
 class Channel:

@@ -63,14 +63,13 @@ class FakeWorkers:
 
 class FakeOutput:
     def __init__(self) -> None:
-        self.text = ""
         self.is_closed = False
-
-    def append_metadata(self, text: str) -> None:
-        self.text += text
+        self.error: TracefleetError | None = None
 
     def close(self) -> None:
         self.is_closed = True
+        if self.error is not None:
+            raise self.error
 
 
 class FakeBuffers:
@@ -156,7 +155,11 @@ class FakeLibrary:
         if self.error is not None:
             raise self.error
 
-    def open_output(self, settings: RegistrySettings) -> FakeOutput | None:
+    def create_metadata_memory(self) -> int:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> FakeOutput | None:
+        os.fstat(metadata_descriptor)
         if settings.output_root is None:
             return None
         self.outputs.append(FakeOutput())
@@ -206,7 +209,7 @@ class FakeConsumer:
         self.monitor = BufferMonitor(workers, self.bus, self.clock)
         self.commands = ConsumerCommands(
             self.registries,
-            RegistryCommands(self.registries, self.library, workers),
+            RegistryCommands(self.registries, self.library, self.bus, workers),
             ChannelCommands(self.registries, self.library, self.reader, self.bus, drainer, self.monitor, workers),
             self.library,
             Attendance(PATIENCE_S, 0.0),
@@ -227,9 +230,10 @@ class FakeConsumer:
         return self.library.buffers
 
 
-def open_registry(registry_key: int = 1, output_root: str | None = "/output") -> OpenRegistry:
+def open_registry(registry_key: int = 1, output_root: str | None = "/output", ticket: int = 4) -> OpenRegistry:
     return OpenRegistry(
         registry_key=registry_key,
+        ticket=ticket,
         trace_uuid=bytes(16),
         output_root=output_root,
         relative_path="ust/uid/1000/64-bit",

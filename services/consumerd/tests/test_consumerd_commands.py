@@ -56,49 +56,73 @@ def drain(*keys: int, is_quiescent: bool = True) -> control.DrainChannels:
     return control.DrainChannels(channel_keys=keys, is_final_flush=True, is_quiescent=is_quiescent)
 
 
-def test_metadata_goes_to_the_output_in_order() -> None:
+@pytest.mark.parametrize("output_root", ["/output", None])
+def test_a_registry_gives_its_metadata_memory_away(output_root: str | None) -> None:
     async def conversation(consumer: FakeConsumer) -> None:
-        await consumer.ask(open_registry())
-        for text in ("one ", "two"):
-            assert await consumer.ask(control.AppendMetadata(registry_key=1, text=text)) == Done()
-        assert consumer.library.outputs[0].text == "one two"
+        before = len(os.listdir("/proc/self/fd"))
+        assert await consumer.ask(open_registry(output_root=output_root)) == Done()
+        assert consumer.bus.sent == {4: 1}
+        assert len(os.listdir("/proc/self/fd")) == before
         assert await consumer.ask(control.CloseRegistry(1)) == Done()
-        assert consumer.library.outputs[0].is_closed
-        with pytest.raises(NotFound):
-            await consumer.ask(control.AppendMetadata(registry_key=1, text="three"))
+        assert all(output.is_closed for output in consumer.library.outputs)
+        assert consumer.registries.registry_count == 0
 
     converse(conversation)
 
 
-def append_layout(event_id: int, layout: bytes, *, channel_key: int = 10, text: str = "x") -> control.AppendMetadata:
-    record_layout = control.RecordLayout(channel_key=channel_key, event_id=event_id, layout=layout)
-    return control.AppendMetadata(registry_key=1, text=text, record_layouts=(record_layout,))
+def test_a_registry_whose_memory_nobody_takes_leaves_nothing_behind() -> None:
+    async def conversation(consumer: FakeConsumer) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        consumer.bus.is_connected = False
+        with pytest.raises(TransportError):
+            await consumer.ask(open_registry())
+        assert consumer.library.outputs[0].is_closed
+        assert len(os.listdir("/proc/self/fd")) == before
+        consumer.bus.is_connected = True
+        await consumer.ask(open_registry())  # the key is free again
+
+    converse(conversation)
+
+
+def test_a_registry_is_closed_also_when_its_last_metadata_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
+    async def conversation(consumer: FakeConsumer) -> None:
+        await consumer.ask(open_registry())
+        consumer.library.outputs[0].error = ResourceExhausted("No space left")
+        assert await consumer.ask(control.CloseRegistry(1)) == Done()
+        assert consumer.registries.registry_count == 0
+        assert "path=/output/ust/uid/1000/64-bit, reason=No space left" in caplog.text
+
+    converse(conversation)
+
+
+def layouts(*layouts: tuple[int, int, bytes]) -> control.SetRecordLayouts:
+    return control.SetRecordLayouts(
+        tuple(
+            control.RecordLayout(channel_key=channel_key, event_id=event_id, layout=layout)
+            for channel_key, event_id, layout in layouts
+        )
+    )
 
 
 def test_record_layouts_reach_the_buffers_and_those_of_closed_channels_are_ignored() -> None:
     async def conversation(consumer: FakeConsumer) -> None:
         first, second = await consumer.with_channels(10, 11)
-        await consumer.ask(append_layout(-1, b"", text="a"))
-        await consumer.ask(append_layout(0, b"\x02", text="b"))
-        await consumer.ask(append_layout(2**32 - 2, bytes(64 * 1024), channel_key=11, text="c"))
-        await consumer.ask(append_layout(1, b"", channel_key=12, text="d"))  # unknown
+        assert await consumer.ask(layouts((10, -1, b""), (10, 0, b"\x02"), (12, 0, b""))) == Done()
+        await consumer.ask(layouts((11, 2**32 - 2, bytes(64 * 1024))))
         first.close()  # while the request was under way
-        await consumer.ask(append_layout(1, b"\x02", text="e"))
+        await consumer.ask(layouts((10, 1, b"\x02"), (11, 5, b"\x02")))
         assert first.record_layouts == {-1: b"", 0: b"\x02"}
-        assert second.record_layouts == {2**32 - 2: bytes(64 * 1024)}
-        await consumer.ask(open_registry(registry_key=2))
-        await consumer.ask(create_channel(registry_key=2, channel_key=20, ticket=20, name="channel20"))
-        await consumer.ask(append_layout(0, b"", channel_key=20, text="f"))  # a channel of another registry
-        assert not consumer.library.buffers[2].record_layouts
-        assert consumer.library.outputs[0].text == "abcdef"
+        assert second.record_layouts == {2**32 - 2: bytes(64 * 1024), 5: b"\x02"}
 
     converse(conversation)
 
 
-def test_a_registry_without_output_takes_metadata_and_keeps_none() -> None:
+@pytest.mark.parametrize("wrong", [(10, -2, b""), (10, 2**32 - 1, b""), (10, 0, bytes(64 * 1024 + 1))])
+def test_a_record_layout_that_cannot_be_right_costs_the_others_nothing(wrong: tuple[int, int, bytes]) -> None:
     async def conversation(consumer: FakeConsumer) -> None:
-        await consumer.ask(open_registry(output_root=None))
-        assert await consumer.ask(control.AppendMetadata(registry_key=1, text="text")) == Done()
+        (buffers,) = await consumer.with_channels(10)
+        await consumer.ask(layouts(wrong, (10, 1, b"\x02")))
+        assert buffers.record_layouts == {1: b"\x02"}
 
     converse(conversation)
 
@@ -111,7 +135,7 @@ def test_a_channel_is_read_and_its_descriptors_are_given_away() -> None:
         assert created == control.ChannelCreated(
             channel_key=10, channel_type=0, channel_data=b"channel", stream_sizes_bytes=(16384,)
         )
-        assert consumer.bus.sent == {5: 3}
+        assert consumer.bus.sent == {4: 1, 5: 3}
         assert list(consumer.reader.read) == [10]
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -152,15 +176,12 @@ def test_a_channel_that_cannot_be_made_leaves_its_key_free() -> None:
     [
         (open_registry(), AlreadyExists),
         (open_registry(registry_key=-1), InvalidArgument),
+        (open_registry(registry_key=2, ticket=0), InvalidArgument),
         (create_channel(), AlreadyExists),
         (create_channel(channel_key=11), AlreadyExists),  # the name is taken
         (create_channel(channel_key=11, name="a/b"), InvalidArgument),
         (create_channel(channel_key=11, name="other", ticket=0), InvalidArgument),
         (create_channel(registry_key=2), NotFound),
-        (control.AppendMetadata(registry_key=2, text=""), NotFound),
-        (append_layout(-2, b""), InvalidArgument),
-        (append_layout(2**32 - 1, b""), InvalidArgument),
-        (append_layout(0, bytes(64 * 1024 + 1)), InvalidArgument),
         (control.CloseRegistry(2), NotFound),
         (control.CloseRegistry(1), WrongState),  # it has a channel
         (control.SampleChannels((10, 12)), NotFound),

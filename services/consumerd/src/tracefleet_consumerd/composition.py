@@ -50,7 +50,7 @@ async def run(settings: Settings, files: SocketFiles, on_ready: Callable[[], Non
     watch = RecordingWatch(registries, bus, drainer, clock)
     commands = ConsumerCommands(
         registries,
-        RegistryCommands(registries, library, quick),
+        RegistryCommands(registries, library, bus, quick),
         ChannelCommands(registries, library, reader, bus, drainer, monitor, quick),
         library,
         attendance,

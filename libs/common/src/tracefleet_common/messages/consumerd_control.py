@@ -26,9 +26,15 @@ class PrepareOutput(msgspec.Struct, frozen=True, kw_only=True, tag="prepare-outp
 
 
 class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry"):
-    """Make room for a trace. The directory is created with the first file. Reply: Done."""
+    """Make room for a trace. The directory is created with the first file. Reply: Done.
+
+    The descriptor of its metadata memory (`transport.metadata_memory`) goes over the descriptor socket, tagged with
+    `ticket`. What the session daemon publishes there before it answers a program is in the metadata file before the
+    program's data, and all of it is when channels were drained with a final flush, and when the registry is closed.
+    """
 
     registry_key: int
+    ticket: int
     trace_uuid: bytes  # 16 bytes, in every packet header
     output_root: str | None  # absolute; where the session's output begins; None: nothing is written
     relative_path: str  # below output_root, for example "ust/uid/1000/64-bit"; never absolute, no ".."
@@ -49,16 +55,13 @@ class RecordLayout(msgspec.Struct, frozen=True, kw_only=True):
     layout: bytes
 
 
-class AppendMetadata(msgspec.Struct, frozen=True, kw_only=True, tag="append-metadata"):
-    """Append TSDL text to the registry's metadata stream. Reply: Done, once it is in the file.
+class SetRecordLayouts(msgspec.Struct, frozen=True, tag="set-record-layouts"):
+    """What repairs need to know of the records of events and contexts. Reply: Done, once the ring buffers know.
 
-    `record_layouts`: of the events and contexts that the text announces; known to the ring buffers on reply.
     Those of channels that were closed meanwhile are ignored.
     """
 
-    registry_key: int
-    text: str
-    record_layouts: tuple[RecordLayout, ...] = ()
+    record_layouts: tuple[RecordLayout, ...]
 
 
 class CreateChannel(msgspec.Struct, frozen=True, kw_only=True, tag="create-channel"):
@@ -138,7 +141,7 @@ ConsumerdRequest = (
     Hello
     | PrepareOutput
     | OpenRegistry
-    | AppendMetadata
+    | SetRecordLayouts
     | CreateChannel
     | DrainChannels
     | ResumeChannels

@@ -23,6 +23,7 @@ from tracefleet_common.errors import (
 )
 from tracefleet_common.messages.consumerd_control import StreamBooks
 from tracefleet_common.model.event_rules import LossMode
+from tracefleet_common.transport.metadata_memory import create_metadata_memory
 from tracefleet_consumerd.adapters.output_directory import prepare_output
 from tracefleet_consumerd.application.ports import ChannelBuffers, ExportedChannel, TraceOutput
 from tracefleet_consumerd.domain.buffer_usage import Usage
@@ -59,18 +60,15 @@ def _failures(what: str, code: ErrorCode) -> Iterator[None]:
 class NativeOutput:
     """One trace directory."""
 
-    def __init__(self, settings: RegistrySettings, root: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: RegistrySettings, root: str, metadata_descriptor: int) -> None:
         with _failures(f"Cannot use the output {settings.path}", ErrorCode.CREATE_DIR_FAIL):
             self.native = tracefleet_native.Output(root, settings.relative_path, settings.owner_uid, settings.owner_gid)
+            self.native.set_metadata(metadata_descriptor, settings.trace_uuid)
         self.path = settings.path
 
-    def append_metadata(self, text: str) -> None:
-        with _failures(f"Cannot write {self.path}/metadata", ErrorCode.CREATE_DIR_FAIL):
-            self.native.append_metadata(text.encode(), self._settings.trace_uuid)
-
     def close(self) -> None:
-        self.native.close()
+        with _failures(f"Cannot write {self.path}/metadata", ErrorCode.CREATE_DIR_FAIL):
+            self.native.close()
 
 
 class NativeChannel:
@@ -161,8 +159,14 @@ class NativeLibrary:
     def prepare_output(self, root: str, owner_uid: int, owner_gid: int) -> None:
         prepare_output(root, owner_uid, owner_gid)
 
-    def open_output(self, settings: RegistrySettings) -> NativeOutput | None:
-        return None if settings.output_root is None else NativeOutput(settings, settings.output_root)
+    def create_metadata_memory(self) -> int:
+        with _failures("Cannot make a metadata memory", ErrorCode.UST_SESSION_FAIL):
+            return create_metadata_memory()
+
+    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> NativeOutput | None:
+        if settings.output_root is None:
+            return None
+        return NativeOutput(settings, settings.output_root, metadata_descriptor)
 
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers:
         assert output is None or isinstance(output, NativeOutput), "made by open_output"

@@ -1,4 +1,4 @@
-"""Commands about channels: make, drain, sample, repair, close."""
+"""Commands about channels: make, describe, drain, sample, repair, close."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from tracefleet_common.messages.consumerd_control import (
     CloseChannels,
     CreateChannel,
     DrainChannels,
+    RecordLayout,
     RepairChannels,
     ResumeChannels,
     SampleChannels,
+    SetRecordLayouts,
 )
 from tracefleet_common.messages.envelope import Done
 from tracefleet_consumerd.application.draining import Drainer
 from tracefleet_consumerd.application.monitor import BufferMonitor
 from tracefleet_consumerd.application.ports import (
     BufferLibrary,
+    ChannelBuffers,
     DescriptorSender,
+    ExportedChannel,
     Reader,
     Requester,
     Workers,
 )
-from tracefleet_consumerd.application.registries import Channel, Registries
-from tracefleet_consumerd.domain.channel import ChannelSettings, check_channel
+from tracefleet_consumerd.application.registries import Channel, Registries, Registry
+from tracefleet_consumerd.domain.channel import ChannelSettings, check_channel, check_record_layout
 from tracefleet_consumerd.domain.registry import check_key
 
 log = logging.getLogger("tracefleet.consumerd.channels")
@@ -92,10 +96,10 @@ class ChannelCommands:
         self._registries.reserve_channel(registry, settings.channel_key, settings.name)
         try:
             async with self._making:
-                buffers = await self._workers.run(lambda: self._library.create_channel(settings, registry.output))
+                buffers, exported = await self._workers.run(lambda: self._make(settings, registry))
             channel = Channel(settings, registry, buffers)
             try:
-                created = await self._hand_over(requester, request.ticket, channel)
+                created = await self._hand_over(requester, request.ticket, channel, exported)
                 if registry.is_closed:  # meanwhile, because its session daemon went away
                     raise NotFound(f"Registry {registry.key} was closed", ErrorCode.UST_SESSION_FAIL)
                 await self._workers.run(lambda: self._reader.add(buffers, channel.key))
@@ -114,8 +118,17 @@ class ChannelCommands:
         log.debug("Made channel: name=%s, channel-key=%d", settings.name, channel.key)
         return created
 
-    async def _hand_over(self, requester: Requester, ticket: int, channel: Channel) -> ChannelCreated:
-        exported = await self._workers.run(channel.buffers.export)
+    def _make(self, settings: ChannelSettings, registry: Registry) -> tuple[ChannelBuffers, ExportedChannel]:
+        buffers = self._library.create_channel(settings, registry.output)
+        try:
+            return buffers, buffers.export()
+        except BaseException:
+            buffers.close()
+            raise
+
+    async def _hand_over(
+        self, requester: Requester, ticket: int, channel: Channel, exported: ExportedChannel
+    ) -> ChannelCreated:
         try:
             await self._descriptors.send_descriptors(requester, ticket, exported.descriptors)
         finally:
@@ -128,6 +141,19 @@ class ChannelCommands:
             channel_data=exported.channel_data,
             stream_sizes_bytes=(stream_size_bytes,) * self._library.cpu_count,
         )
+
+    async def set_record_layouts(self, request: SetRecordLayouts) -> Done:
+        # Not in the turns of the channels: a drain may take long, and ends with the repair that needs these.
+        known: list[tuple[ChannelBuffers, RecordLayout]] = []
+        for layout in request.record_layouts:
+            channel = self._registries.find_channel(layout.channel_key)
+            if channel is None:
+                log.debug("Ignored the record layout of a closed channel: channel-key=%d", layout.channel_key)
+            else:
+                known.append((channel.buffers, layout))
+        if known:
+            await self._workers.run(lambda: _set_record_layouts(known))
+        return Done()
 
     async def resume(self, request: ResumeChannels) -> Done:
         for channel in self._channels(request.channel_keys):
@@ -215,6 +241,17 @@ class ChannelCommands:
                 for channel, task in zip(channels, tasks, strict=True)
             )
         )
+
+
+def _set_record_layouts(layouts: Sequence[tuple[ChannelBuffers, RecordLayout]]) -> None:
+    for buffers, layout in layouts:
+        try:
+            check_record_layout(layout.event_id, layout.layout)
+            buffers.set_record_layout(layout.event_id, layout.layout)
+        except NotFound as error:
+            log.debug("Ignored the record layout of a closed channel: reason=%s", error)
+        except TracefleetError as error:
+            log.warning("Repairs must do without a record layout: event-id=%d, reason=%s", layout.event_id, error)
 
 
 def _check_open(channel: Channel) -> None:

@@ -58,11 +58,9 @@ class ConsumerCommands:
                 return await registries.prepare_output(request)
             case control.OpenRegistry():
                 await self._make_way(self._registries.find_registry(request.registry_key))
-                reply = await registries.open(request)
+                reply = await registries.open(requester, request)
                 self._note_registry_use(requester, request.registry_key)
                 return reply
-            case control.AppendMetadata():
-                return await registries.append_metadata(request)
             case control.CloseRegistry():
                 reply = await registries.close(request)
                 self._attendance.registry_closed(request.registry_key)
@@ -71,6 +69,8 @@ class ConsumerCommands:
                 channel = self._registries.find_channel(request.channel_key)
                 await self._make_way(None if channel is None else channel.registry)
                 return await channels.create(requester, request)
+            case control.SetRecordLayouts():
+                return await channels.set_record_layouts(request)
             case control.DrainChannels():
                 return await channels.drain(request)
             case control.ResumeChannels():
@@ -95,7 +95,7 @@ class ConsumerCommands:
     def _note_use(self, requester: Requester, request: msgspec.Struct) -> None:
         """A registry that is spoken of is looked after by whoever spoke."""
         match request:
-            case control.AppendMetadata(registry_key=key) | control.CreateChannel(registry_key=key):
+            case control.CreateChannel(registry_key=key):
                 self._note_registry_use(requester, self._registries.registry(key).key)
             case (
                 control.DrainChannels(channel_keys=keys)

@@ -39,11 +39,8 @@ class ExportedChannel(NamedTuple):
 class TraceOutput(Protocol):
     """The directory of one trace."""
 
-    def append_metadata(self, text: str) -> None:
-        """All of the text or none of it is in the file on return. Raises TracefleetError."""
-
     def close(self) -> None:
-        """Close the metadata file."""
+        """Write what is left of the metadata, and close its file. Raises TracefleetError; it is closed then, too."""
 
 
 class ChannelBuffers(Protocol):
@@ -95,8 +92,11 @@ class BufferLibrary(Protocol):
     def prepare_output(self, root: str, owner_uid: int, owner_gid: int) -> None:
         """Make the directory with its owner's credentials; it can be written to on return."""
 
-    def open_output(self, settings: RegistrySettings) -> TraceOutput | None:
-        """None when the registry has no output."""
+    def create_metadata_memory(self) -> int:
+        """The descriptor is the caller's."""
+
+    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> TraceOutput | None:
+        """None when the registry has no output. The descriptor, of a metadata memory, stays the caller's."""
 
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers: ...
 

@@ -43,13 +43,12 @@ class Channel:
 
 
 class Registry:
-    """One trace. `turn` keeps the pieces of its metadata in the order they came."""
+    """One trace."""
 
     def __init__(self, settings: RegistrySettings, output: TraceOutput | None) -> None:
         self.settings = settings
         self.output = output
         self.channel_names: dict[int, str] = {}  # by key; also those that are being made
-        self.turn = asyncio.Lock()
         self.is_closed = False
 
     @property

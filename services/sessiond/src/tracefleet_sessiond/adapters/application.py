@@ -51,7 +51,6 @@ class Application:
         self._on_end = on_end
         self._is_ended = False
         self._parser = NotificationParser()
-        self._answering: asyncio.Task[None] | None = None
         self._command = CommandSocket(arrival.command, deadline_s=deadline_s, on_end=self._end)
         self._notify = AppSocket(arrival.notify, on_data=self._take_notification, on_end=self._end)
 
@@ -93,24 +92,18 @@ class Application:
             return
         self._is_ended = True
         self.close(reason)
-        if self._answering is not None:
-            self._answering.cancel()
         self._on_end(self, reason)
 
     # ---- announcements ----
 
     def _take_notification(self, data: bytes) -> None:
         self._parser.feed(data)
-        if self._answering is None or self._answering.done():
-            self._answering = asyncio.get_running_loop().create_task(self._answer_all())
-
-    async def _answer_all(self) -> None:
-        while True:
+        while not self._is_ended:
             try:
                 notification = self._parser.next()
                 if notification is None:
                     return
-                reply = await self._answer(notification)
+                reply = self._answer(notification)
             except RefusedNotification as refusal:
                 self._log_refusal(refusal.name, refusal)
                 reply = refusal.reply
@@ -120,7 +113,7 @@ class Application:
                 return
             self._notify.send(reply)
 
-    async def _answer(self, notification: Notification) -> bytes:
+    def _answer(self, notification: Notification) -> bytes:
         match notification:
             case EnumNotification():
                 registry = self.registries_by_session.get(notification.session_handle)
@@ -136,7 +129,7 @@ class Application:
                 if registry is None or channel is None:
                     return ust_notify.encode_channel_reply(0, HeaderType.LARGE, UNKNOWN_OBJECT)
                 try:
-                    header_type = await registry.header_type(channel, notification)
+                    header_type = registry.header_type(channel, notification)
                 except TracefleetError as error:
                     self._log_refusal(channel.channel.name, error)
                     return ust_notify.encode_channel_reply(0, HeaderType.LARGE, REFUSED)
@@ -146,7 +139,7 @@ class Application:
                 if registry is None or channel is None:
                     return ust_notify.encode_event_reply(0, UNKNOWN_OBJECT)
                 try:
-                    return ust_notify.encode_event_reply(await registry.event_id(channel, notification), 0)
+                    return ust_notify.encode_event_reply(registry.event_id(channel, notification), 0)
                 except TracefleetError as error:
                     self._log_refusal(notification.name, error)
                     return ust_notify.encode_event_reply(0, REFUSED)

@@ -15,6 +15,7 @@ from tracefleet_common.errors import ErrorCode, TracefleetError, TransportError
 from tracefleet_common.messages import consumerd_control as control
 from tracefleet_common.transport.control_link import ControlLink
 from tracefleet_common.transport.descriptors import DescriptorLink
+from tracefleet_common.transport.metadata_memory import MetadataMemory
 from tracefleet_sessiond.adapters.consumer_launcher import ConsumerLauncher, ConsumerProcess
 from tracefleet_sessiond.settings import ConsumerSettings
 
@@ -25,6 +26,8 @@ START_DEADLINE_S = 20.0
 REQUEST_DEADLINE_S = 10.0
 # Draining is bounded on the consumer's side, stream by stream; this only catches a consumer that hangs.
 DRAIN_DEADLINE_S = 60.0
+# Programs that start to record announce all their events at once, and somebody waits for them to be done.
+RECORD_LAYOUTS_PAUSE_S = 0.05
 
 
 class Consumer:
@@ -40,6 +43,9 @@ class Consumer:
         self._descriptors: DescriptorLink | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ticket = 0
+        self._layouts: list[control.RecordLayout] = []  # not told yet
+        self._telling: asyncio.Task[None] | None = None
+        self._telling_turn = asyncio.Lock()
         self.info: control.ConsumerInfo | None = None
         self.on_notice: Callable[[control.ConsumerdNotice], None] = lambda _notice: None
         self.on_lost: Callable[[], None] = lambda: None
@@ -82,18 +88,51 @@ class Consumer:
             raise TransportError("The consumer daemon is gone", ErrorCode.NO_USTCONSUMERD)
         return await self._link.request(body, deadline_s=deadline_s)
 
+    async def open_registry(self, **attributes: Any) -> MetadataMemory:
+        """Make room for a trace; the memory to publish its metadata in, the caller's to close."""
+        ticket = self._new_ticket()
+        await self.request(control.OpenRegistry(ticket=ticket, **attributes))
+        return MetadataMemory(*await self._receive(ticket, 1))
+
     async def create_channel(self, *, stream_count: int, **attributes: Any) -> tuple[control.ChannelCreated, list[int]]:
         """Make a channel; its description and its descriptors (wakeup, then shm and wakeup of each stream)."""
+        ticket = self._new_ticket()
+        created = await self.request(control.CreateChannel(ticket=ticket, **attributes))
+        return created, await self._receive(ticket, 1 + 2 * stream_count)
+
+    def _new_ticket(self) -> int:
+        self._ticket += 1
+        return self._ticket
+
+    async def _receive(self, ticket: int, count: int) -> list[int]:
         if self._descriptors is None:
             raise TransportError("The consumer daemon is gone", ErrorCode.NO_USTCONSUMERD)
-        self._ticket += 1
-        ticket = self._ticket
-        created = await self.request(control.CreateChannel(ticket=ticket, **attributes))
-        descriptors = await self._descriptors.receive(ticket, 1 + 2 * stream_count, deadline_s=REQUEST_DEADLINE_S)
-        return created, descriptors
+        return await self._descriptors.receive(ticket, count, deadline_s=REQUEST_DEADLINE_S)
+
+    def tell_record_layout(self, layout: control.RecordLayout) -> None:
+        """For repairs to come. Nobody waits for it but these, so those of many events go together, and later."""
+        self._layouts.append(layout)
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell_in_a_moment())
+
+    async def _tell_in_a_moment(self) -> None:
+        await asyncio.sleep(RECORD_LAYOUTS_PAUSE_S)
+        self._telling = None
+        await self._tell_record_layouts()
+
+    async def _tell_record_layouts(self) -> None:
+        async with self._telling_turn:
+            layouts, self._layouts = self._layouts, []
+            if not layouts:
+                return
+            try:
+                await self.request(control.SetRecordLayouts(tuple(layouts)))
+            except TracefleetError as error:
+                log.warning("Repairs must do without %d record layouts: reason=%s", len(layouts), error)
 
     async def channel_states(self, body: msgspec.Struct) -> tuple[control.ChannelState, ...]:
         """The reply to one of the requests that are answered with ChannelsDrained."""
+        await self._tell_record_layouts()
         reply: control.ChannelsDrained = await self.request(body, deadline_s=DRAIN_DEADLINE_S)
         return reply.channels
 

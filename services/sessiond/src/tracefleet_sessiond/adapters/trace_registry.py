@@ -1,4 +1,8 @@
-"""One trace: its registry of descriptions, its metadata stream and its ring buffers in the consumer daemon."""
+"""One trace: its registry of descriptions, its metadata and its ring buffers in the consumer daemon.
+
+Metadata is published in memory that the consumer daemon reads before it writes any packet: a program that announces
+something gets its answer at once, and what it records later is described in the file before it.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,13 @@ from tracefleet_common.codecs.ust_notify import (
     EventNotification,
 )
 from tracefleet_common.codecs.ust_registration import Registration
-from tracefleet_common.errors import TracefleetError
+from tracefleet_common.errors import TracefleetError, TransportError
 from tracefleet_common.messages import consumerd_control as control
 from tracefleet_common.model.ctf_types import Field, HeaderType
 from tracefleet_common.model.event_rules import BufferOwnership
+from tracefleet_common.transport.metadata_memory import MetadataMemory
 from tracefleet_sessiond.adapters.app_listener import Credentials
 from tracefleet_sessiond.adapters.consumer import Consumer
-from tracefleet_sessiond.adapters.metadata_stream import MetadataStream
 from tracefleet_sessiond.domain.channel import Channel
 from tracefleet_sessiond.domain.session import RecordingSession
 from tracefleet_sessiond.domain.trace_registry import (
@@ -63,15 +67,7 @@ class BufferedChannel:
         self.channel_data = created.channel_data
         self.stream_sizes_bytes = created.stream_sizes_bytes
         self.wakeup_descriptor = descriptors[0]
-        self.metadata_position = 0  # of its stream class, once it is announced
         self.stream_descriptors = list(zip(descriptors[1::2], descriptors[2::2], strict=True))
-
-    def record_layout(self, event_id: int, fields: Sequence[Field]) -> control.RecordLayout | None:
-        """What the consumer daemon is told of an event, or of the contexts. None: no layout can say it."""
-        layout = record_layout(fields)
-        if layout is None:
-            return None
-        return control.RecordLayout(channel_key=self.channel_key, event_id=event_id, layout=layout)
 
     def release(self) -> None:
         """Close our ends of the descriptors."""
@@ -108,10 +104,8 @@ class TraceRegistry:
         self._consumer = consumer
         self._new_key = new_key
         self._lock = asyncio.Lock()
-        self._is_open = False
-        self._metadata = MetadataStream(consumer, self.key)
+        self._metadata: MetadataMemory | None = None  # while the consumer daemon has the registry
         self._enumerations = Enumerations()
-        self._event_positions: dict[tuple[int, int], int] = {}  # metadata position of (channel id, event id)
         self.channels: dict[str, BufferedChannel] = {}
         # The latest by channel key, None before the first, which may come before the channel is in `channels`.
         self.usages: dict[int, control.BufferSample | None] = {}
@@ -167,21 +161,29 @@ class TraceRegistry:
             return buffered
 
     async def _open(self) -> None:
-        if self._is_open:
+        if self._metadata is not None:
             return
         await self._consumer.ensure()
-        await self._consumer.request(
-            control.OpenRegistry(
-                registry_key=self.key,
-                trace_uuid=self.trace_uuid.bytes,
-                output_root=self.session.output_path,
-                relative_path=self.relative_path,
-                owner_uid=self.session.owner_uid,
-                owner_gid=self.session.owner_gid,
-            )
+        metadata = await self._consumer.open_registry(
+            registry_key=self.key,
+            trace_uuid=self.trace_uuid.bytes,
+            output_root=self.session.output_path,
+            relative_path=self.relative_path,
+            owner_uid=self.session.owner_uid,
+            owner_gid=self.session.owner_gid,
         )
-        self._is_open = True
-        await self._metadata.append(tsdl.trace_preamble(self._environment()))
+        try:
+            metadata.append(tsdl.trace_preamble(self._environment()))
+        except TracefleetError:
+            metadata.close()
+            await self._consumer.request(control.CloseRegistry(self.key))
+            raise
+        self._metadata = metadata
+
+    def _publish(self, text: str) -> None:
+        if self._metadata is None:
+            raise TransportError("The trace is closed")
+        self._metadata.append(text)
 
     def _environment(self) -> tsdl.TraceEnvironment:
         registration = self._registration
@@ -215,33 +217,31 @@ class TraceRegistry:
         """The id of an enumeration that later event descriptions refer to."""
         return self._enumerations.enum_id(notification.name, notification.entries)
 
-    async def header_type(self, buffered: BufferedChannel, notification: ChannelNotification) -> HeaderType:
-        """Which event header a channel has; its metadata is written when this returns.
+    def header_type(self, buffered: BufferedChannel, notification: ChannelNotification) -> HeaderType:
+        """Which event header a channel has; its metadata is published when this returns.
 
-        Raises TracerError for contexts that no trace can hold; nothing has changed then.
+        Raises TracerError for contexts that no trace can hold, or what publishing says; nothing has changed then.
         """
         description = buffered.description
         description.check_context_fields(notification.context_fields)
         if description.context_fields is None:
-            text = tsdl.stream_class(
-                description.channel_id,
-                description.header_type,
-                notification.context_fields,
-                self._enumerations.entries_by_id,
-                byte_order=self._registration.byte_order,
+            self._publish(
+                tsdl.stream_class(
+                    description.channel_id,
+                    description.header_type,
+                    notification.context_fields,
+                    self._enumerations.entries_by_id,
+                    byte_order=self._registration.byte_order,
+                )
             )
             description.context_fields = notification.context_fields
-            buffered.metadata_position = self._metadata.position + 1
-            layout = buffered.record_layout(control.CONTEXT_FIELDS_EVENT_ID, notification.context_fields)
-            await self._metadata.append(text, layout)
-        else:
-            await self._metadata.written(buffered.metadata_position)
+            self._tell_layout(buffered, control.CONTEXT_FIELDS_EVENT_ID, notification.context_fields)
         return description.header_type
 
-    async def event_id(self, buffered: BufferedChannel, notification: EventNotification) -> int:
-        """The id of an event; its metadata is written when this returns.
+    def event_id(self, buffered: BufferedChannel, notification: EventNotification) -> int:
+        """The id of an event; its metadata is published when this returns.
 
-        Raises TracerError for fields that no trace can hold; nothing has changed then.
+        Raises TracerError for fields that no trace can hold, or what publishing says; nothing has changed then.
         """
         events = buffered.description
         description = EventDescription(
@@ -249,23 +249,30 @@ class TraceRegistry:
         )
         known = events.event_ids.get(description)
         if known is not None:
-            await self._metadata.written(self._event_positions[events.channel_id, known])
             return known
         event_id = events.next_event_id()
-        text = tsdl.event_class(
-            name=notification.name,
-            event_id=event_id,
-            channel_id=events.channel_id,
-            log_level=notification.log_level,
-            fields=notification.fields,
-            model_emf_uri=notification.model_emf_uri,
-            enumerations=self._enumerations.entries_by_id,
-            byte_order=self._registration.byte_order,
+        self._publish(
+            tsdl.event_class(
+                name=notification.name,
+                event_id=event_id,
+                channel_id=events.channel_id,
+                log_level=notification.log_level,
+                fields=notification.fields,
+                model_emf_uri=notification.model_emf_uri,
+                enumerations=self._enumerations.entries_by_id,
+                byte_order=self._registration.byte_order,
+            )
         )
         events.add_event(description)
-        self._event_positions[events.channel_id, event_id] = self._metadata.position + 1
-        await self._metadata.append(text, buffered.record_layout(event_id, notification.fields))
+        self._tell_layout(buffered, event_id, notification.fields)
         return event_id
+
+    def _tell_layout(self, buffered: BufferedChannel, event_id: int, fields: Sequence[Field]) -> None:
+        layout = record_layout(fields)
+        if layout is not None:
+            self._consumer.tell_record_layout(
+                control.RecordLayout(channel_key=buffered.channel_key, event_id=event_id, layout=layout)
+            )
 
     # ---- the end ----
 
@@ -277,9 +284,10 @@ class TraceRegistry:
                 channel.release()
             self.channels.clear()
             self.usages.clear()
-            if not self._is_open:
+            if self._metadata is None:
                 return ()
-            self._is_open = False
+            self._metadata.close()
+            self._metadata = None
             try:
                 states = await self._consumer.channel_states(
                     control.CloseChannels(

@@ -30,7 +30,7 @@ class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry
 
     The descriptor of its metadata memory (`transport.metadata_memory`) goes over the descriptor socket, tagged with
     `ticket`. What the session daemon publishes there before it answers a program is in the metadata file before the
-    program's data, and all of it is when channels were drained with a final flush, and when the registry is closed.
+    program's data, and all of it is when the registry is closed.
     """
 
     registry_key: int

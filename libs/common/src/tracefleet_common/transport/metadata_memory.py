@@ -14,7 +14,7 @@ import struct
 from tracefleet_common.errors import RemoteProtocolError, ResourceExhausted, TransportError
 
 TEXT_OFFSET_BYTES = 4096
-TEXT_SIZE_BYTES_MAX = 1 << 30  # programs decide what they announce, and how often they come
+TEXT_SIZE_BYTES_MAX = 256 << 20  # programs decide what they announce, and how often they come
 
 _MAGIC = 0x74664D44
 _VERSION = 1

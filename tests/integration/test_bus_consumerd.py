@@ -135,6 +135,8 @@ async def connected(directory: Path) -> AsyncIterator[SessionDaemon]:
     session_daemon = SessionDaemon(directory)
     await session_daemon.link.connect(DEADLINE_S)
     await session_daemon.descriptors.connect(DEADLINE_S)
+    # As session daemons do. Once it is answered, descriptors go to this connection, not to one that the process had.
+    await session_daemon.ask(control.DescribeConsumer())
     try:
         yield session_daemon
     finally:

@@ -1,0 +1,154 @@
+"""Wires the relay daemon: chooses the adapters, connects them, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import time
+from collections.abc import Callable
+
+from tracefleet_common.runtime.signals import stop_requested
+from tracefleet_relayd.adapters.control_server import ControlServer
+from tracefleet_relayd.adapters.data_server import DataServer
+from tracefleet_relayd.adapters.fd_tracker import FdTracker
+from tracefleet_relayd.adapters.live_server import LiveServer
+from tracefleet_relayd.adapters.native_intake import NativeIntake
+from tracefleet_relayd.adapters.trace_store import TraceStoreOnDisk
+from tracefleet_relayd.application.control_commands import ControlCommands
+from tracefleet_relayd.application.receive_packets import ReceivePackets
+from tracefleet_relayd.application.serve_viewers import Viewers
+from tracefleet_relayd.application.sessions import Sessions
+from tracefleet_relayd.application.stream_files import StreamFiles
+from tracefleet_relayd.domain.names import Grouping
+from tracefleet_relayd.settings import KeepAlive, Listener, Settings, fd_capacity
+
+log = logging.getLogger("tracefleet.relayd")
+
+BACKLOG = 64
+CARE_PERIOD_S = 0.5  # what waits for room on the disk, or for a peer that is gone, is looked at again
+# Of the descriptors: the rest is for files, without which connections are of no use.
+CONNECTIONS_SHARE = 3
+
+
+class Wires:
+    """Everything that is there while the relay daemon serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        pool_size = settings.fd_pool_size or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        capacity = fd_capacity(pool_size)
+        self.tracker = FdTracker(settings.output_directory, capacity)
+        self.intake = NativeIntake()
+        store = TraceStoreOnDisk(settings.output_directory, self.tracker, self.intake)
+        self.files = StreamFiles(store, self.intake)
+        grouping = Grouping.BY_SESSION if settings.is_grouped_by_session else Grouping.BY_HOST
+        self.sessions = Sessions(self.files, WallClock(), grouping)
+        self.packets = ReceivePackets(self.intake, self.files, self.sessions)
+        self.viewers = Viewers(self.sessions)
+        connection_count_max = max(8, capacity // CONNECTIONS_SHARE)
+
+        def commands() -> ControlCommands:
+            return ControlCommands(
+                self.sessions, self.files, self.packets.take_reports, is_clear_allowed=settings.is_clear_allowed
+            )
+
+        def set_up_socket(connection: socket.socket) -> None:
+            if settings.keep_alive is not None:
+                keep_alive(connection, settings.keep_alive)
+
+        self.control = ControlServer(
+            commands,
+            lambda: self.tracker.reserve(1, "control connection"),
+            set_up_socket,
+            connection_count_max=connection_count_max,
+        )
+        self.data = DataServer(
+            self.intake,
+            lambda: self.tracker.reserve(1, "data connection"),
+            set_up_socket,
+            connection_count_max=connection_count_max,
+            take_reports=self.packets.take_reports,
+        )
+        self.live = LiveServer(self.viewers, lambda: self.tracker.reserve(1, "viewer"))
+
+    async def open(self, settings: Settings) -> None:
+        """Listen on all ports. Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            control, data, live = (
+                stack.enter_context(listening(where)) for where in (settings.control, settings.data, settings.live)
+            )
+            stack.pop_all()
+        await self.control.open([control])
+        self.data.open([data])
+        self.live.open([live])
+
+    def take_care(self) -> None:
+        """Look again at what waits for something."""
+        self.files.try_again()
+        self.packets.try_again()
+        self.sessions.give_up_on_the_silent()
+
+    async def close(self) -> None:
+        await self.live.close()
+        self.control.close()
+        self.data.close()
+        self.packets.take_reports()
+        self.packets.close_all()
+        self.sessions.close_all()
+        await asyncio.sleep(0)  # the control connections take their leave
+        self.intake.free()
+        self.tracker.close()
+
+
+class WallClock:
+    def now_s(self) -> int:
+        return int(time.time())
+
+
+async def run(settings: Settings, on_ready: Callable[[], None]) -> None:
+    """Serve until a stop signal, then close all sessions in order. Raises OSError when a port is taken."""
+    stop = stop_requested()
+    wires = Wires(settings)
+    care = asyncio.ensure_future(_take_care(wires))
+    try:
+        await wires.open(settings)
+        on_ready()
+        await stop.wait()
+    finally:
+        care.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await care
+        await wires.close()
+    log.info("Stopped in order")
+
+
+async def _take_care(wires: Wires) -> None:
+    while True:
+        await asyncio.sleep(CARE_PERIOD_S)
+        try:
+            wires.take_care()
+        except Exception:  # what failed is tried again in a moment
+            log.exception("Cannot take care of what waits")
+
+
+def listening(where: Listener) -> socket.socket:
+    """Raises OSError that names the address."""
+    family = socket.AF_INET6 if ":" in where.address else socket.AF_INET
+    try:
+        return socket.create_server((where.address, where.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot listen on {where.text}: {error.strerror}") from None
+
+
+def keep_alive(connection: socket.socket, settings: KeepAlive) -> None:
+    """Let the system notice that the peer's host is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, settings.idle_time_s),
+        (socket.TCP_KEEPINTVL, settings.probe_interval_s),
+        (socket.TCP_KEEPCNT, settings.probe_count_max),
+    ):
+        if value is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)

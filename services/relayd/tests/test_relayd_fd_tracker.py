@@ -135,6 +135,20 @@ def test_reservations_close_files_and_give_room_back(small: FdTracker, base: Pat
     handle.close()
 
 
+def test_what_the_process_has_open_anyway_is_counted(base: Path) -> None:
+    open_count = len(os.listdir("/proc/self/fd")) - 1
+    tracker = FdTracker(str(base), open_count + 3)
+    handle = tracker.open("a", NEW)
+    others = tracker.reserve_what_is_open("the process")
+    assert others.count == open_count
+    with tracker.reserve(2, "connections"), pytest.raises(OSError):
+        tracker.reserve(2, "one too many, and one of the file")
+    others.release()
+    handle.close()
+    with pytest.raises(OSError):
+        FdTracker(str(base), open_count - 1).reserve_what_is_open("the process")
+
+
 def test_a_file_that_could_not_come_back_stays_open(small: FdTracker, base: Path) -> None:
     gone, replaced = small.open("gone", NEW), small.open("replaced", NEW)
     (base / "gone").unlink()

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import socket
 import time
 from collections.abc import Callable
 
+import tracefleet_common
+from tracefleet_common.errors import TransportError
+from tracefleet_common.messages.relayd_control import DescriptorPool, RelayInfo
 from tracefleet_common.runtime.signals import stop_requested
 from tracefleet_relayd.adapters.control_server import ControlServer
 from tracefleet_relayd.adapters.data_server import DataServer
-from tracefleet_relayd.adapters.fd_tracker import FdTracker
+from tracefleet_relayd.adapters.fd_tracker import FdTracker, Reservation
 from tracefleet_relayd.adapters.live_server import LiveServer
 from tracefleet_relayd.adapters.native_intake import NativeIntake
+from tracefleet_relayd.adapters.status_sockets import StatusSockets
 from tracefleet_relayd.adapters.trace_store import TraceStoreOnDisk
 from tracefleet_relayd.application.control_commands import ControlCommands
 from tracefleet_relayd.application.receive_packets import ReceivePackets
 from tracefleet_relayd.application.serve_viewers import Viewers
 from tracefleet_relayd.application.sessions import Sessions
+from tracefleet_relayd.application.status import Status, Totals
 from tracefleet_relayd.application.stream_files import StreamFiles
 from tracefleet_relayd.domain.names import Grouping
 from tracefleet_relayd.settings import KeepAlive, Listener, Settings, fd_capacity
@@ -73,8 +79,36 @@ class Wires:
         )
         self.live = LiveServer(self.viewers, lambda: self.tracker.reserve(1, "viewer"))
 
+        def describe(totals: Totals) -> RelayInfo:
+            counts = self.tracker.counts()
+            return RelayInfo(
+                version=tracefleet_common.__version__,
+                pid=os.getpid(),
+                uid=os.geteuid(),
+                output_directory=settings.output_directory,
+                control_url=settings.control.text,
+                data_url=settings.data.text,
+                live_url=settings.live.text,
+                session_count=totals.session_count,
+                stream_count=totals.stream_count,
+                packet_count=totals.packet_count,
+                bytes=totals.size_bytes,
+                descriptors=DescriptorPool(
+                    capacity=counts.capacity,
+                    reserved_count=counts.reserved_count,
+                    active_count=counts.active_count,
+                    suspended_count=counts.suspended_count,
+                    miss_count=counts.miss_count,
+                    error_count=counts.error_count,
+                ),
+            )
+
+        status = Status(self.sessions, self.viewers.viewer_count, describe)
+        self.status = StatusSockets(settings, status.answer)
+        self._own_descriptors: Reservation | None = None
+
     async def open(self, settings: Settings) -> None:
-        """Listen on all ports. Raises OSError."""
+        """Listen on all ports, then say so. Raises TracefleetError, OSError."""
         with contextlib.ExitStack() as stack:
             control, data, live = (
                 stack.enter_context(listening(where)) for where in (settings.control, settings.data, settings.live)
@@ -83,6 +117,8 @@ class Wires:
         await self.control.open([control])
         self.data.open([data])
         self.live.open([live])
+        await self.status.open()
+        self._own_descriptors = self.tracker.reserve_what_is_open("the process itself")
 
     def take_care(self) -> None:
         """Look again at what waits for something."""
@@ -91,6 +127,7 @@ class Wires:
         self.sessions.give_up_on_the_silent()
 
     async def close(self) -> None:
+        await self.status.close()
         await self.live.close()
         self.control.close()
         self.data.close()
@@ -99,6 +136,8 @@ class Wires:
         self.sessions.close_all()
         await asyncio.sleep(0)  # the control connections take their leave
         self.intake.free()
+        if self._own_descriptors is not None:
+            self._own_descriptors.release()
         self.tracker.close()
 
 
@@ -108,7 +147,10 @@ class WallClock:
 
 
 async def run(settings: Settings, on_ready: Callable[[], None]) -> None:
-    """Serve until a stop signal, then close all sessions in order. Raises OSError when a port is taken."""
+    """Serve until a stop signal, then close all sessions in order.
+
+    `on_ready` is called when all ports are served. Raises TransportError when one is taken.
+    """
     stop = stop_requested()
     wires = Wires(settings)
     care = asyncio.ensure_future(_take_care(wires))
@@ -134,12 +176,13 @@ async def _take_care(wires: Wires) -> None:
 
 
 def listening(where: Listener) -> socket.socket:
-    """Raises OSError that names the address."""
+    """Raises TransportError that names the address."""
     family = socket.AF_INET6 if ":" in where.address else socket.AF_INET
     try:
         return socket.create_server((where.address, where.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"Cannot listen on {where.text}: {error.strerror}") from None
+        reason = os.strerror(error.errno or 0)  # of Python's own text the address is a part
+        raise TransportError(f"Cannot listen on {where.text}: {reason}") from None
 
 
 def keep_alive(connection: socket.socket, settings: KeepAlive) -> None:

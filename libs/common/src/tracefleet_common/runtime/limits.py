@@ -12,15 +12,16 @@ log = logging.getLogger("tracefleet.limits")
 OPEN_FILE_COUNT_WANTED = 65_535
 
 
-def raise_open_file_limit(wanted: int = OPEN_FILE_COUNT_WANTED) -> int:
+def raise_open_file_limit(wanted: int = OPEN_FILE_COUNT_WANTED, *, is_hard_limit_kept: bool = False) -> int:
     """Raise the number of files that this process can have open, as far as it may. Returns that number.
 
-    Never lowers it. Warns when root cannot have as many as it wants; a user seldom can.
+    Never lowers it. Warns when root cannot have as many as it wants; a user seldom can. `is_hard_limit_kept`: also root
+    stays within what the administrator set.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:  # Linux knows no infinite number of open files
         return soft
-    if hard < wanted:
+    if hard < wanted and not is_hard_limit_kept:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
         except (OSError, ValueError):

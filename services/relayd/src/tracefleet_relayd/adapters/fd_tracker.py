@@ -253,6 +253,12 @@ class FdTracker:
             self._reserved_count += count
             return reservation
 
+    def reserve_what_is_open(self, name: str) -> Reservation:
+        """Count the descriptors of the process that the tracker does not know of yet. OSError(EMFILE), as `reserve`."""
+        with self._lock:
+            open_count = len(os.listdir("/proc/self/fd")) - 1  # without the one that reads the directory
+            return self.reserve(max(0, open_count - self._reserved_count - self._active_count), name)
+
     def rename(self, old: str, new: str) -> None:
         """Rename a file or a directory with all that is open in it. FileExistsError rather than replace anything."""
         with self._lock:

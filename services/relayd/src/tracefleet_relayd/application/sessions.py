@@ -13,7 +13,7 @@ from tracefleet_relayd.application.ports import Clock
 from tracefleet_relayd.application.stream_files import StreamFiles
 from tracefleet_relayd.domain import names
 from tracefleet_relayd.domain.relay_session import Origin, OriginKey, RelaySession, SessionSettings, check_creation
-from tracefleet_relayd.domain.stream import Stream
+from tracefleet_relayd.domain.stream import Stream, StreamBooks
 from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk
 
 log = logging.getLogger("tracefleet.relayd.sessions")
@@ -35,6 +35,7 @@ class Sessions:
 
     def __init__(self, files: StreamFiles, clock: Clock, grouping: names.Grouping) -> None:
         self.grouping = grouping
+        self.former_books = StreamBooks()  # of sessions that are over
         self._files = files
         self._clock = clock
         self._session_ids = itertools.count(1)
@@ -153,7 +154,8 @@ class Sessions:
 
     def _forget_if_over(self, session: RelaySession) -> None:
         if session.is_closed and not session.streams:
-            self._ending.pop(session.session_id, None)
+            if self._ending.pop(session.session_id, None) is not None:
+                self.former_books.add(session.books())
             origin = session.origin
             origin.forget_left_chunks()
             if not origin.sessions and not origin.chunks and self._origins.get(origin.key) is origin:

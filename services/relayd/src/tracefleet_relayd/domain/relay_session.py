@@ -13,7 +13,7 @@ from typing import Protocol
 from tracefleet_common.codecs.lttng_relay import CloseCommand
 from tracefleet_common.errors import InvalidArgument, NotFound, WrongState
 from tracefleet_relayd.domain import names
-from tracefleet_relayd.domain.stream import Stream
+from tracefleet_relayd.domain.stream import Stream, StreamBooks
 from tracefleet_relayd.domain.trace_chunk import NEW_CHUNK, OLD_CHUNK, SESSION_DIRECTORY, Step, TraceChunk
 
 
@@ -80,6 +80,7 @@ class RelaySession:
         self.is_closed = False
         self.is_aborted = False
         self.streams: dict[int, Stream] = {}  # those that are not closed
+        self.closed_books = StreamBooks()  # of those that are
         self.trace_ids: dict[str, int] = {}  # by path
         self._watchers: list[StreamWatcher] = []
         origin.sessions.add(self)
@@ -186,7 +187,15 @@ class RelaySession:
 
     def forget(self, stream: Stream) -> None:
         """It is closed."""
-        self.streams.pop(stream.stream_id, None)
+        if self.streams.pop(stream.stream_id, None) is not None:
+            self.closed_books.add(stream.books)
+
+    def books(self) -> StreamBooks:
+        """Of all its streams, closed ones included."""
+        books = StreamBooks()
+        for part in (self.closed_books, *(stream.books for stream in self.streams.values())):
+            books.add(part)
+        return books
 
     # ---- data pending ----
 

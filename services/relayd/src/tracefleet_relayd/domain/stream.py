@@ -62,12 +62,20 @@ class Rotation:
 
 @dataclass
 class StreamBooks:
-    """What arrived."""
+    """What arrived, and what is known to be missing."""
 
     packet_count: int = 0
     size_bytes: int = 0  # with padding
     entry_count: int = 0
     dropped_half_count: int = 0  # index entries or packets whose other half never came
+    discarded_event_count: int = 0  # by the tracer, as it says
+    missing_packet_count: int = 0  # gaps in the tracer's numbers
+    overwritten_packet_count: int = 0  # by later trace files
+
+    def add(self, other: StreamBooks) -> None:
+        """Sum up."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 class Stream:
@@ -119,8 +127,9 @@ class Stream:
             number = 0
         file = self._new_file(self.file.chunk, number)
         for older in (*self._segments, self.file):
-            if older.chunk is file.chunk and older.number == number:
+            if older.chunk is file.chunk and older.number == number and not older.is_removed:
                 older.is_removed = True
+                self.books.overwritten_packet_count += older.entry_count
         self.file = file
         return file
 
@@ -165,7 +174,10 @@ class Stream:
         self._index_halves[sequence] = index
         self._find_end_of_chunk(index, sequence)
         self._last_index = sequence
+        self.books.discarded_event_count = max(self.books.discarded_event_count, index.discarded_event_count)
         if index.packet_sequence_number is not None:
+            if self._last_packet is not None:
+                self.books.missing_packet_count += max(0, index.packet_sequence_number - self._last_packet - 1)
             self._last_packet = index.packet_sequence_number
         if sequence in self._data_halves:
             self._joined.append(sequence)
@@ -338,7 +350,12 @@ class Stream:
             del halves[sequence]
             self.books.dropped_half_count += 1
 
-    # ---- what viewers ask ----
+    # ---- what others ask ----
+
+    @property
+    def lagging_packet_count(self) -> int:
+        """Packets that are not readable yet: a half is missing, or waits for room on the disk."""
+        return len(self._data_halves.keys() | self._index_halves.keys())
 
     @property
     def stream_id(self) -> int:
@@ -395,7 +412,7 @@ class Stream:
         """Those of former chunks that no viewer is going to read."""
         needed_from = min(self._readers.values(), default=self.end_position)
         ends = [file.first_position for file in self._segments[1:]] + [self.end_position]
-        self._segments = [file for file, end in zip(self._segments, ends, strict=True) if end > needed_from]
+        self._segments = [file for file, end in zip(self._segments, ends, strict=False) if end > needed_from]
 
 
 def _entry(index: SendIndex, offset_bytes: int) -> IndexEntry:

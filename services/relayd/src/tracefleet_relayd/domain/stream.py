@@ -411,8 +411,11 @@ class Stream:
     def _forget_segments(self) -> None:
         """Those of former chunks that no viewer is going to read."""
         needed_from = min(self._readers.values(), default=self.end_position)
-        ends = [file.first_position for file in self._segments[1:]] + [self.end_position]
-        self._segments = [file for file, end in zip(self._segments, ends, strict=False) if end > needed_from]
+        while self._segments:
+            end = self._segments[1].first_position if len(self._segments) > 1 else self.end_position
+            if end > needed_from:
+                return
+            del self._segments[0]
 
 
 def _entry(index: SendIndex, offset_bytes: int) -> IndexEntry:

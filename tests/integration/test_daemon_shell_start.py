@@ -207,11 +207,3 @@ def test_words_that_are_refused(make_fleet: Callable[..., Fleet], options: list[
 def test_quiet_says_nothing_even_of_errors(make_fleet: Callable[..., Fleet]) -> None:
     result = start(make_fleet(), "--quiet", "--group=no-such-group", "--apps-sock=/nonexistent/socket")
     assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
-
-
-def test_the_relay_daemon_is_still_to_come(make_fleet: Callable[..., Fleet]) -> None:
-    for options in ([], ["--daemonize"], ["--live-port=tcp://localhost:5344"]):
-        result = make_fleet().world.run([RELAY_DAEMON, *options])
-        assert result.returncode == 1
-        assert "later release" in result.stderr
-        assert result.stderr.count("\n") == 1

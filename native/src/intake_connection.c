@@ -14,11 +14,14 @@
 #define COPY_SIZE (256 << 10)
 /* Read behind a small packet: the next ones, together. Also what a connection that holds keeps at most, usually. */
 #define AHEAD_SIZE (64 << 10)
-/* From so many bytes on a pipe is cheaper than a copy, see README.md. */
-#ifndef SPLICE_SIZE_MIN
-#define SPLICE_SIZE_MIN (64 << 10)
+/* The data of so large packets goes through a pipe, but for what is left of it then: see README.md. */
+#ifndef LARGE_SIZE
+#define LARGE_SIZE (512 << 10)
 #endif
+#define SPLICE_SIZE_MIN (64 << 10)
 #define PIPE_SIZE (1 << 20)
+/* A pipe that took less than that emptied the socket, most likely: its pages are 32 KiB. */
+#define SPLICE_SIZE_SHORT (32 << 10)
 
 struct lttng_header { /* big-endian */
 	uint64_t circuit_id, handle, net_seq;
@@ -72,7 +75,7 @@ static enum intake_step parse_header(struct intake_connection *connection)
 	packet->padding_size = be32toh(header.padding_size);
 	if ((uint64_t)packet->data_size + packet->padding_size > TF_INTAKE_PACKET_SIZE_MAX)
 		return over(connection, EMSGSIZE);
-	connection->is_large = packet->data_size >= SPLICE_SIZE_MIN;
+	connection->is_large = packet->data_size >= LARGE_SIZE;
 	return INTAKE_GO;
 }
 
@@ -175,6 +178,7 @@ static enum intake_step judge(struct intake_connection *connection, ssize_t coun
 static enum intake_step splice_data(struct intake_connection *connection, struct intake_worker *worker, size_t missing,
 				    size_t *received)
 {
+	enum intake_step step;
 	size_t rest, got = 0;
 	ssize_t count;
 
@@ -197,7 +201,8 @@ static enum intake_step splice_data(struct intake_connection *connection, struct
 		got += (size_t)ret;
 	}
 	/* Also without a rest: with the last byte of a packet come its padding and its end. */
-	return take_or_keep(connection, worker->buffer, rest);
+	step = take_or_keep(connection, worker->buffer, rest);
+	return step == INTAKE_GO && count < SPLICE_SIZE_SHORT ? INTAKE_DRAINED : step;
 }
 
 static enum intake_step copy_data(struct intake_connection *connection, struct intake_worker *worker, size_t missing,
@@ -229,7 +234,8 @@ enum intake_step tf_intake_turn(struct intake_connection *connection, struct int
 
 		if (received >= TURN_SIZE || atomic_load_explicit(&connection->is_leaving, memory_order_relaxed))
 			return INTAKE_AGAIN;
-		if (connection->stream && missing >= SPLICE_SIZE_MIN && !connection->has_no_splice &&
+		if (connection->stream && connection->is_large && missing >= SPLICE_SIZE_MIN &&
+		    !connection->has_no_splice &&
 		    !atomic_load_explicit(&connection->stream->has_no_splice, memory_order_relaxed))
 			step = splice_data(connection, worker, missing, &received);
 		else if (connection->stream || !connection->is_large)

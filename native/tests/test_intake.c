@@ -537,7 +537,7 @@ static void test_full_disk(uint32_t data_size)
 #define STREAMS_PER_PEER 3
 #define STREAM_COUNT (PEER_COUNT * STREAMS_PER_PEER)
 #define PACKETS_PER_PEER 90
-#define FILE_LIMIT 600000
+#define FILE_LIMIT 800000
 #define SENDER_COUNT 3
 
 struct record { /* what a stream was told about a packet */
@@ -840,7 +840,7 @@ int main(void)
 	test_ends();
 	test_holds();
 	test_revoke_and_move(2000);
-	test_revoke_and_move(400000);
+	test_revoke_and_move(900000);
 	test_flood_of_empty_packets();
 	test_silent_connections();
 	test_close_under_load();
@@ -848,7 +848,7 @@ int main(void)
 	test_many();
 	if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0) {
 		test_full_disk(30000);
-		test_full_disk(400000);
+		test_full_disk(700000);
 	}
 	snprintf(command, sizeof(command), "rm -r %s", root);
 	CHECK(system(command) == 0);

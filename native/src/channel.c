@@ -242,6 +242,25 @@ err_channel:
 	return ret;
 }
 
+void tf_channel_join_pages(struct tf_channel *channel)
+{
+	const struct tf_channel_attributes *attributes = &channel->attributes;
+	const size_t size = tf_layout_size(attributes->sub_buffer_size, attributes->sub_buffer_count);
+
+	/* On copies, one at a time: nobody else shall wait for this, and the channel may be closed meanwhile. */
+	for (uint32_t i = 0; i < channel->stream_count; i++) {
+		int fd;
+
+		pthread_mutex_lock(&channel->lock);
+		fd = channel->is_closed ? -1 : fcntl(channel->streams[i].shm_fd, F_DUPFD_CLOEXEC, 0);
+		pthread_mutex_unlock(&channel->lock);
+		if (fd < 0)
+			return;
+		tf_shared_memory_join_pages(fd, size);
+		close(fd);
+	}
+}
+
 /* ---- the end ---- */
 
 static bool is_any_broken(const struct tf_channel *channel)

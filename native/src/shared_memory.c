@@ -8,6 +8,10 @@
 #include <unistd.h>
 
 #define DIRECTORY "/dev/shm"
+#define LARGE_PAGE_SIZE ((size_t)2 << 20)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 int tf_shared_memory_open(void)
 {
@@ -39,4 +43,21 @@ int tf_shared_memory_available(uint64_t *available)
 	*available = file_system.f_blocks == 0 ? UINT64_MAX
 					       : (uint64_t)file_system.f_bavail * (uint64_t)file_system.f_frsize;
 	return 0;
+}
+
+void tf_shared_memory_join_pages(int fd, size_t size)
+{
+	const size_t length = size / LARGE_PAGE_SIZE * LARGE_PAGE_SIZE;
+	uint8_t *space, *begin;
+
+	if (length == 0)
+		return;
+	/* Pages are joined only where the address is as round as the offset in the file. */
+	space = mmap(NULL, length + LARGE_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (space == MAP_FAILED)
+		return;
+	begin = space + (-(uintptr_t)space & (LARGE_PAGE_SIZE - 1));
+	if (mmap(begin, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
+		madvise(begin, length, MADV_COLLAPSE);
+	munmap(space, length + LARGE_PAGE_SIZE);
 }

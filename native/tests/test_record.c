@@ -25,6 +25,7 @@ static void record(struct tf_channel_attributes attributes, const char *count, c
 
 		session_start(&recording.session, program, arguments);
 	}
+	tf_channel_join_pages(recording.channel); /* under the writers' hands */
 	for (int i = 0; i < 2; i++)
 		CHECK(session_wait(&recording.session, i) == 0);
 	CHECK(tf_channel_flush(recording.channel, true) == 0);
@@ -41,6 +42,7 @@ static void record(struct tf_channel_attributes attributes, const char *count, c
 	CHECK(tf_pump_remove(pump, recording.channel) < 0);
 	tf_pump_free(pump);
 	tf_channel_close(recording.channel);
+	tf_channel_join_pages(recording.channel);
 	CHECK(tf_channel_flush(recording.channel, true) < 0);
 	*trace = read_trace(recording.directory, file_limit);
 	if (attributes.trace_file_count == 0)
@@ -63,6 +65,11 @@ int main(int argc, char **argv)
 	record(usual, "30000", "50000", 0, &trace);
 	CHECK(trace.record_counts[0] + trace.record_counts[1] + trace.discarded_event_count == 60000);
 	record(usual, "300000", "0", 0, &trace);
+	CHECK(trace.record_count + trace.discarded_event_count == 600000);
+
+	attributes = usual;
+	attributes.sub_buffer_size = 524288; /* and with them large pages, where there are any */
+	record(attributes, "300000", "0", 0, &trace);
 	CHECK(trace.record_count + trace.discarded_event_count == 600000);
 
 	attributes = usual;

@@ -60,6 +60,9 @@ uint64_t tf_ring_buffer_size(uint64_t sub_buffer_size, uint64_t sub_buffer_count
 int tf_channel_create(const struct tf_channel_attributes *attributes, struct tf_output *output,
 		      struct tf_channel **out, uint64_t *needed, uint64_t *available);
 
+/* Have the kernel put the buffers into large pages if it can: reading them then costs less. Any thread, any time. */
+void tf_channel_join_pages(struct tf_channel *channel);
+
 /*
  * What an application has to receive: the channel object (*@data is malloc'ed, the caller's) and descriptors,
  * @fd_count of them, the caller's too: the channel's wakeup descriptor, then (shared memory, wakeup) per

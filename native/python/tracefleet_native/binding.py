@@ -202,6 +202,10 @@ class Channel:
         finally:
             lib.free(data[0])
 
+    def join_pages(self) -> None:
+        """Have the kernel put the buffers into large pages if it can: less work with every packet. Takes a while."""
+        lib.tf_channel_join_pages(self._handle)
+
     def flush(self, is_final: bool) -> None:
         """Close the packets under way. Final: also those without an event record, once until `resume`."""
         _check(lib.tf_channel_flush(self._handle, is_final), self._name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import tracefleet_native
@@ -141,6 +142,10 @@ class NativeChannel:
 class NativeLibrary:
     """Makes the above."""
 
+    def __init__(self) -> None:
+        # It takes a while, and nobody needs to wait for it.
+        self._page_joiner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
+
     @property
     def cpu_count(self) -> int:
         return tracefleet_native.possible_cpu_count()
@@ -170,4 +175,6 @@ class NativeLibrary:
 
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers:
         assert output is None or isinstance(output, NativeOutput), "made by open_output"
-        return NativeChannel(settings, output)
+        channel = NativeChannel(settings, output)
+        self._page_joiner.submit(channel.native.join_pages)
+        return channel

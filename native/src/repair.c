@@ -188,21 +188,35 @@ static struct tf_packet_header *header_at(struct tf_stream *stream, uint64_t pos
 	return pages < 0 ? NULL : (void *)tf_pages(layout, stream->map, (size_t)pages);
 }
 
-/* When the sub-buffer behind this one was opened, or now: this one ended no later. */
+/* When the next sub-buffer was opened whose header is there, or now: this one ended no later. */
 static uint64_t latest_end(struct tf_stream *stream, uint64_t position, uint64_t produced)
 {
-	const uint64_t next = position + stream->layout.sub_buffer_size;
-	const struct tf_packet_header *header = header_at(stream, next);
+	const uint64_t size = stream->layout.sub_buffer_size;
 	uint64_t now = 0;
 
-	if (next < produced && header && committed_prefix(stream, next) > 0)
-		return header->timestamp_begin;
+	for (uint64_t next = position + size; next < produced; next += size) {
+		const struct tf_packet_header *header = header_at(stream, next);
+
+		if (header && committed_prefix(stream, next) > 0)
+			return header->timestamp_begin;
+	}
 	lttng_ust_ctl_get_current_timestamp(stream->ust, &now);
 	return now;
 }
 
+/* When the packet before @position ended. What was read is the writers' again, and may hold a later lap. */
+static uint64_t previous_end(struct tf_stream *stream, uint64_t position, bool is_previous_read)
+{
+	const struct tf_layout *layout = &stream->layout;
+
+	if (is_previous_read)
+		return stream->timestamp_end;
+	return load(tf_ts_end(layout, stream->map, tf_sub_buffer_index(layout, position - layout->sub_buffer_size)));
+}
+
 /* 1: needs a repair, as described in *@damage; 0: complete; -EIO: no tracer leaves that. */
-static int examine(struct tf_stream *stream, uint64_t position, uint64_t produced, struct damage *damage)
+static int examine(struct tf_stream *stream, uint64_t position, bool is_previous_read, uint64_t produced,
+		   struct damage *damage)
 {
 	const struct tf_layout *layout = &stream->layout;
 	const size_t size = layout->sub_buffer_size, index = tf_sub_buffer_index(layout, position);
@@ -210,7 +224,7 @@ static int examine(struct tf_stream *stream, uint64_t position, uint64_t produce
 	const uint64_t delivered = load(tf_commit_cold(layout, stream->map, index));
 	const uint64_t committed = load(tf_commit_hot(layout, stream->map, index)) - base;
 	const ptrdiff_t pages = tf_pages_index(layout, load(tf_sub_buffer_id(layout, stream->map, index)));
-	uint64_t previous_end, noted_end;
+	uint64_t noted_end;
 	size_t noted_size;
 
 	if (delivered == base + size)
@@ -227,8 +241,7 @@ static int examine(struct tf_stream *stream, uint64_t position, uint64_t produce
 				   .prefix = committed_prefix(stream, position) };
 	if (damage->prefix > committed)
 		return -EIO;
-	previous_end = position < size ? 0 : load(tf_ts_end(layout, stream->map, tf_sub_buffer_index(layout, position - size)));
-	damage->begin = previous_end;
+	damage->begin = previous_end(stream, position, is_previous_read);
 	if (damage->prefix > 0)
 		memcpy(&damage->begin, damage->bytes + offsetof(struct tf_packet_header, timestamp_begin),
 		       sizeof(damage->begin));
@@ -391,16 +404,17 @@ int tf_stream_repair_guarded(struct tf_stream *stream, uint64_t limit)
 {
 	const size_t size = stream->layout.sub_buffer_size;
 	const uint64_t produced = tf_produced(stream->map), consumed = tf_consumed(stream->map);
+	const uint64_t begin = tf_sub_buffer_begin(&stream->layout, consumed);
 	const uint64_t end = produced < limit ? produced : limit;
 	int repaired = 0;
 
 	if (produced < consumed || produced - consumed > tf_buffer_size(&stream->layout))
 		return -EIO;
-	for (uint64_t at = tf_sub_buffer_begin(&stream->layout, consumed); at + size <= end; at += size) {
+	for (uint64_t at = begin; at + size <= end; at += size) {
 		struct damage damage;
 		uint64_t lost_record_count;
 		size_t content_size;
-		int ret = examine(stream, at, produced, &damage);
+		int ret = examine(stream, at, at == begin, produced, &damage);
 
 		if (ret < 0)
 			return ret;

@@ -205,6 +205,7 @@ static void keep_books(struct tf_stream *stream, const struct tf_packet *packet)
 	if (packet->sequence_number > stream->next_sequence_number)
 		stream->lost_packet_count += packet->sequence_number - stream->next_sequence_number;
 	stream->next_sequence_number = packet->sequence_number + 1;
+	stream->timestamp_end = packet->timestamp_end;
 }
 
 /* Write @count packets; what happened goes into the stream. Returns how many were written. */

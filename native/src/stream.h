@@ -53,6 +53,7 @@ struct tf_stream {
 	uint64_t discarded_ahead; /* of the packets that are written, when last looked */
 	uint64_t unwritten_packet_count; /* set by the close */
 	uint64_t next_sequence_number;
+	uint64_t timestamp_end; /* of the packet that was written last */
 	uint64_t events_discarded;     /* cumulative, as in the latest packet written */
 	uint64_t raw_events_discarded; /* the same by the tracer's count alone, in the latest packet seen */
 	uint64_t repaired_event_count; /* what repairs added up to there */

@@ -223,9 +223,12 @@ def test_the_last_data_of_a_killed_program_is_flushed(fleet: Fleet, ownership: s
 
 @pytest.mark.fault
 @pytest.mark.parametrize("seed", range(3))
-def test_programs_killed_at_any_moment_lose_nothing_silently(fleet: Fleet, seed: int) -> None:
+@pytest.mark.parametrize("buffers", [("1M", "8"), ("4k", "256")], ids=["large", "small"])
+def test_programs_killed_at_any_moment_lose_nothing_silently(fleet: Fleet, buffers: tuple[str, str], seed: int) -> None:
+    """In small sub-buffers, they die between two of them as well: neither the end nor the next begin is noted."""
     chance = random.Random(seed)
-    output = fleet.record("tf_emit:*", channel=("--subbuf-size=1M", "--num-subbuf=8", "c"))
+    sizes = (f"--subbuf-size={buffers[0]}", f"--num-subbuf={buffers[1]}")
+    output = fleet.record("tf_emit:*", channel=(*sizes, "c"))
     acknowledged: dict[int, int] = {}
     for _ in range(6):
         program = fleet.program()

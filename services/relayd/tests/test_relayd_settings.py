@@ -57,7 +57,6 @@ def test_defaults_of_a_user(home: Path) -> None:
     assert settings.fd_pool_size is None
     assert settings.working_directory is None
     assert settings.keep_alive is None
-    assert settings.network_timeout_s is None
     assert settings.tracing_group == "tracing"
     assert settings.run_directory == f"{home}/.lttng"
     assert settings.bus_socket(7) == f"{home}/.lttng/relayd/bus-7"
@@ -230,11 +229,11 @@ def test_keep_alive(
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * is_reported
 
 
-@pytest.mark.parametrize(
-    ("value", "timeout_s"), [("1500", 1.5), ("0", None), ("-1", None), ("", None), ("soon", None), ("-2", None)]
-)
-def test_network_timeout(home: Path, value: str, timeout_s: float | None) -> None:
-    assert settings_of(home, LTTNG_NETWORK_SOCKET_TIMEOUT=value).network_timeout_s == timeout_s
+def test_a_variable_without_effect_is_warned_about(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings_of(home, LTTNG_NETWORK_SOCKET_TIMEOUT="")
+    assert caplog.records == []
+    settings_of(home, LTTNG_NETWORK_SOCKET_TIMEOUT="1500")
+    assert "LTTNG_NETWORK_SOCKET_TIMEOUT has no effect" in caplog.text
 
 
 def test_working_directory_from_the_environment(home: Path) -> None:

@@ -111,7 +111,6 @@ class Settings(NamedTuple):
     working_directory: str | None
     tracing_group: str
     keep_alive: KeepAlive | None  # None: off
-    network_timeout_s: float | None  # for a peer that neither reads nor says anything new; None: for ever
     is_background: bool
     is_daemonized: bool
     is_aborting_on_error: bool
@@ -145,6 +144,9 @@ def load_settings(
     `open_file_limit`: the soft limit that the process was started with. Raises InvalidArgument.
     """
     home = home_directory(environment, user_id)
+    if environment.get("LTTNG_NETWORK_SOCKET_TIMEOUT"):
+        # Often set for every program of a user, so it is no reason to refuse to start.
+        log.warning("LTTNG_NETWORK_SOCKET_TIMEOUT has no effect: every connection has deadlines of its own")
     paths = (SYSTEM_CONFIG_FILE,) if home is None else (SYSTEM_CONFIG_FILE, f"{home}/.lttng/lttng.conf")
     options = _OPTIONS.with_config_files(command_line, paths)
     bus_socket, health_socket = options.value("bus-sock"), environment.get("LTTNG_RELAYD_HEALTH")
@@ -167,7 +169,6 @@ def load_settings(
         working_directory=absolute_path(working_directory) if working_directory else None,
         tracing_group=options.value("group") or DEFAULT_TRACING_GROUP,
         keep_alive=_keep_alive(environment),
-        network_timeout_s=_network_timeout_s(environment.get("LTTNG_NETWORK_SOCKET_TIMEOUT")),
         is_background=options.has("background"),
         is_daemonized=options.has("daemonize"),
         is_aborting_on_error=environment.get("LTTNG_ABORT_ON_ERROR") == "1",
@@ -286,13 +287,3 @@ def _keep_alive(environment: Mapping[str, str]) -> KeepAlive | None:
             return None
         values.append(int(text) if int(text) > 0 else None)
     return KeepAlive(*values)
-
-
-def _network_timeout_s(value: str | None) -> float | None:
-    """From milliseconds; 0 and -1 mean for ever."""
-    if not value:
-        return None
-    if re.fullmatch(r"-?[0-9]{1,9}", value) is None or int(value) < -1:
-        log.warning("Invalid LTTNG_NETWORK_SOCKET_TIMEOUT, waiting for ever: value=%s", value)
-        return None
-    return int(value) / 1000 if int(value) > 0 else None

@@ -13,7 +13,7 @@ import pytest
 
 from tracefleet_common.errors import InvalidArgument, LocalProtocolError
 from tracefleet_relayd.adapters.beneath import make_directories
-from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, NewFile, TargetHandle
+from tracefleet_relayd.adapters.fd_tracker import KEPT_PARENTS_MAX, FdTracker, FileHandle, NewFile, TargetHandle
 
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -448,6 +448,41 @@ def test_the_base_may_come_late_and_go(tmp_path: Path) -> None:
         (base / "host").rmdir()
         base.rmdir()
     assert tracker.close() == ()
+
+
+def test_directories_that_are_removed_and_made_again(small: FdTracker, base: Path) -> None:
+    for turn in range(2):
+        make_directories(str(base), "host/session", 0o770)
+        handle = small.open("host/session/a", NEW)
+        with small.reserve(2, "room"):
+            assert handle.is_suspended
+        write(handle, b"%d" % turn)
+        assert (base / "host/session/a").read_bytes() == b"%d" % turn
+        small.unlink("host/session/a")
+        handle.close()
+        (base / "host/session").rmdir()
+    assert small.close() == ()
+    assert open_descriptors_below(base) == []
+
+
+def test_more_directories_than_are_kept_open(base: Path) -> None:
+    tracker = FdTracker(str(base), 1)
+    handles = []
+    for number in range(3 * KEPT_PARENTS_MAX):
+        make_directories(str(base), f"h/{number}", 0o770)
+        handles.append(tracker.open(f"h/{number}/a", NEW))
+    for number, handle in enumerate(handles):
+        write(handle, b"%d" % number)
+        assert (base / f"h/{number}/a").read_bytes() == b"%d" % number
+    assert len(open_descriptors_below(base)) <= 1 + KEPT_PARENTS_MAX
+    tracker.rename("h", "i")
+    assert open_descriptors_below(base) == [f"{base}/i/{len(handles) - 1}/a"]
+    for handle in handles:
+        write(handle, b"!")
+        handle.close()
+    assert (base / "i/0/a").read_bytes() == b"0!"
+    assert tracker.close() == ()
+    assert open_descriptors_below(base.parent) == []
 
 
 def test_thousands_of_streams_with_a_few_descriptors(base: Path) -> None:

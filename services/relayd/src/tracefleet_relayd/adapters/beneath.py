@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from tracefleet_common.errors import InvalidArgument
+
+T = TypeVar("T")
 
 COMPONENT_COUNT_MAX = 64
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -77,3 +81,42 @@ def make_directories(base: str, path: str, mode: int) -> None:
             directory = deeper
     finally:
         os.close(directory)
+
+
+class KeptParents:
+    """Keeps a few directories open, for files that are looked at again and again. Only for files that exist:
+
+    a directory that somebody moved is still found here, and a new file would go to where it is now.
+    """
+
+    def __init__(self, base: str, count_max: int) -> None:
+        self._base = base
+        self._count_max = count_max
+        self._kept: OrderedDict[str, int] = OrderedDict()  # the one used longest ago is first
+
+    def open(self, path: str, flags: int) -> int:
+        """As `open_beneath`, for a file that exists."""
+        return self._try(path, lambda parent, name: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
+
+    def stat(self, path: str) -> os.stat_result:
+        """As `stat_beneath`."""
+        return self._try(path, lambda parent, name: os.stat(name, dir_fd=parent, follow_symlinks=False))
+
+    def forget(self) -> None:
+        """After a rename: paths mean other directories now. And at the end."""
+        while self._kept:
+            os.close(self._kept.popitem()[1])
+
+    def _try(self, path: str, call: Callable[[int, str], T]) -> T:
+        directory, _, name = path.rpartition("/")
+        if directory in self._kept:
+            self._kept.move_to_end(directory)
+            try:
+                return call(self._kept[directory], name)
+            except FileNotFoundError:
+                os.close(self._kept.pop(directory))  # it may be another directory that has the name now
+        parent = _walk(self._base, components(path)[:-1])
+        self._kept[directory] = parent
+        if len(self._kept) > self._count_max:
+            os.close(self._kept.popitem(last=False)[1])
+        return call(parent, name)

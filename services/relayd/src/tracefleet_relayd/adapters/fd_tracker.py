@@ -21,12 +21,15 @@ from types import TracebackType
 from typing import NamedTuple
 
 from tracefleet_common.errors import InvalidArgument, LocalProtocolError
-from tracefleet_relayd.adapters.beneath import components, open_beneath, opened_parent, stat_beneath
+from tracefleet_relayd.adapters.beneath import KeptParents, components, open_beneath, opened_parent, stat_beneath
 from tracefleet_relayd.adapters.unlinked_files import UNLINKED_DIRECTORY, UnlinkedFiles
 
 log = logging.getLogger("tracefleet.relayd.fd-tracker")
 
 LEAKS_LOGGED_MAX = 20
+# Directories that are kept open, so that closing and opening again costs two system calls and not one per component.
+# Not counted, like what is open for a moment within a call: the capacity is to leave a margin of ten.
+KEPT_PARENTS_MAX = 4
 _ONLY_AT_FIRST = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 
 
@@ -215,6 +218,7 @@ class FdTracker:
         self._reservations: set[Reservation] = set()
         self._reserved_count = 0
         self._use_count = self._miss_count = self._error_count = 0
+        self._parents = KeptParents(base, KEPT_PARENTS_MAX)
         self._unlinked = UnlinkedFiles(base)
         self._unlinked.remove_left_over()
 
@@ -270,6 +274,7 @@ class FdTracker:
             ):
                 _see_that_nothing_is_there(new_parent, new_name, new)
                 os.rename(old_name, new_name, src_dir_fd=old_parent, dst_dir_fd=new_parent)
+            self._parents.forget()
             for inode in self._inodes.values():
                 if inode.path == old or inode.path.startswith(old + "/"):
                     inode.path = new + inode.path[len(old) :]
@@ -315,6 +320,7 @@ class FdTracker:
                 self._close(handle)
             for reservation in list(self._reservations):
                 self._release(reservation)
+            self._parents.forget()
             self._unlinked.close()
             return tuple(leaks)
 
@@ -458,7 +464,7 @@ class FdTracker:
 
     def _is_there(self, inode: _Inode) -> bool:
         try:
-            there = stat_beneath(self._base, inode.path)
+            there = self._parents.stat(inode.path)
         except OSError:
             return False
         return (there.st_dev, there.st_ino) == inode.key
@@ -474,7 +480,7 @@ class FdTracker:
         try:
             self._make_room(len(handle._files))
             for inode, flags in handle._files:
-                descriptors.append(open_beneath(self._base, inode.path, flags | os.O_NONBLOCK))
+                descriptors.append(self._parents.open(inode.path, flags | os.O_NONBLOCK))
                 there = os.fstat(descriptors[-1])
                 if (there.st_dev, there.st_ino) != inode.key:
                     raise FileNotFoundError(errno.ENOENT, "Another file has this name now", inode.path)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from deadlines import wait_until
 from fleet import GENUINE, Fleet, has_genuine
+from programs import BUILD_DIRECTORY
 from relays import LiveViewer, RawViewer, Relay
 from world import is_stopped
 
@@ -388,6 +389,31 @@ def test_a_clear_while_viewing(host: Host) -> None:
     seen = viewer.numbers(program.pid)
     assert seen == sorted(set(seen))
     assert set(range(100)) | set(range(300, 400)) <= set(seen)
+
+
+def test_metadata_that_comes_after_a_clear(host: Host) -> None:
+    """The producer repeats in full packets what it had sent in small ones; lttng-relayd 2.13 loses its place there."""
+    host.session(is_started=False)
+    for pattern in ("tf_plugin:*", "tf_fields:integers"):
+        host.fleet.run("enable-event", "-u", "-s", SESSION, pattern, "-c", "ch")
+    viewer = host.viewer()
+    host.wait_attached()
+    host.fleet.run("start", SESSION)
+    program = host.fleet.program()
+    program.emit(10)
+    viewer.wait_for_number(9)
+    program.ask(f"load {BUILD_DIRECTORY}/libtf_plugin.so")
+    program.ask("plugin 3")
+    program.emit(1)
+    viewer.wait_for_number(10)
+    host.fleet.run("clear", SESSION)
+    host.fleet.program("allfields").emit(3)
+    program.emit(10)
+    viewer.wait_for_number(20)
+    host.fleet.destroy()
+    assert viewer.wait() == 0, viewer.complaint
+    assert viewer.text.count("tf_plugin:") == 3
+    assert viewer.text.count("tf_fields:integers:") == 3
 
 
 def test_trace_files_in_a_ring_let_a_slow_viewer_jump(host: Host) -> None:

@@ -102,6 +102,10 @@ class FakeStream:
     def release(self, reader: object) -> None:
         self.kept.pop(reader, None)
 
+    @property
+    def metadata_file(self) -> object:
+        return self.metadata
+
     def open_metadata(self) -> FakeFile:
         self.metadata_files.append(FakeFile(self.metadata))
         return self.metadata_files[-1]
@@ -215,8 +219,8 @@ class FakeSessions:
 def payload_of(answer: Answer) -> bytes:
     """Take the bytes after a reply, as the connection does."""
     payload = answer.payload
-    if payload is None:
-        return b""
+    if isinstance(payload, bytes):
+        return payload
     data = payload.file.read(payload.offset_bytes, payload.size_bytes)
     assert len(data) == payload.size_bytes, "a reply promised more than there is"
     if payload.is_to_be_closed:

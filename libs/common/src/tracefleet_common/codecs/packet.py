@@ -96,6 +96,13 @@ def decode_metadata_packet_header(data: bytes) -> MetadataPacketHeader:
     )
 
 
+def encode_metadata_packet(header: MetadataPacketHeader, text: bytes) -> bytes:
+    """Make a packet of `text` and no padding, for the same trace as the packet that `header` is of."""
+    size_bits = 8 * (METADATA_HEADER_SIZE_BYTES + len(text))
+    numbers = (METADATA_MAGIC, header.trace_uuid, 0, size_bits, size_bits, 0, 0, 0, header.major, header.minor)
+    return _METADATA[header.byte_order].pack(*numbers) + text
+
+
 def metadata_text(file_bytes: bytes) -> str:
     """Return the TSDL text in a metadata file of packets. Text may be cut anywhere between two packets.
 

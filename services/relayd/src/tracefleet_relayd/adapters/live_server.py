@@ -22,7 +22,7 @@ from tracefleet_common.codecs.lttng_live_requests import RequestDecoder
 from tracefleet_common.codecs.lttng_wire import RefusedCommand
 from tracefleet_common.errors import RemoteProtocolError, TracefleetError, TransportError
 from tracefleet_relayd.application.serve_viewers import Viewer, Viewers
-from tracefleet_relayd.application.serve_viewers_streams import FileRange
+from tracefleet_relayd.application.serve_viewers_streams import Answer, FileRange
 from tracefleet_relayd.application.viewables import ViewableFile
 
 RECEIVE_SIZE_BYTES: Final = 4096  # requests have 36 bytes at most
@@ -145,16 +145,22 @@ class LiveServer:
                 raise
             if request is None:
                 return
-            answer = viewer.handle(request)
-            payload = answer.payload
-            try:
-                for part in encode_reply_in_parts(answer.reply, viewer.minor):
-                    await self._send(connection, part, socket.MSG_MORE if payload and payload.size_bytes else 0)
-                if payload is not None:
-                    await self._send_file(connection, payload)
-            finally:
-                if payload is not None and payload.is_to_be_closed:
-                    payload.file.close()
+            await self._send_answer(connection, viewer.handle(request), viewer.minor)
+
+    async def _send_answer(self, connection: socket.socket, answer: Answer, minor: int) -> None:
+        payload = answer.payload
+        if isinstance(payload, bytes):
+            for part in encode_reply_in_parts(answer.reply, minor):
+                await self._send(connection, part + payload)
+            return
+        try:
+            more = socket.MSG_MORE if payload.size_bytes else 0
+            for part in encode_reply_in_parts(answer.reply, minor):
+                await self._send(connection, part, more)
+            await self._send_file(connection, payload)
+        finally:
+            if payload.is_to_be_closed:
+                payload.file.close()
 
     async def _send(self, connection: socket.socket, data: bytes, flags: int = 0) -> None:
         with memoryview(data) as view:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ from tracefleet_common.codecs.lttng_live import (
 )
 from tracefleet_common.errors import RemoteProtocolError
 from tracefleet_relayd.application.viewables import ViewableFile, ViewableSegment, ViewableSession, ViewableStream
-from tracefleet_relayd.domain.viewer_stream import DataPosition, DataStreamState, MetadataPosition, NextStep
+from tracefleet_relayd.domain.viewer_metadata import FilePart, MetadataPosition
+from tracefleet_relayd.domain.viewer_stream import DataPosition, DataStreamState, NextStep
 
 log = logging.getLogger("tracefleet.relayd.viewers")
 
@@ -41,7 +43,7 @@ class Answer(NamedTuple):
     """A reply, and the bytes of the stream that follow it."""
 
     reply: Reply
-    payload: FileRange | None = None
+    payload: FileRange | bytes = b""
 
 
 NO_PACKET = Answer(PacketReply(status=PacketStatus.ERROR))
@@ -58,27 +60,42 @@ class MetadataReader:
         self.stream = stream
         self.trace_id = stream.trace_id
         self._position = MetadataPosition()
+        self._file = stream.metadata_file
 
     def is_worth_asking(self) -> bool:
+        self._follow()
         return self._position.is_worth_asking(self.stream.metadata_size_bytes)
 
+    def _follow(self) -> None:
+        if self.stream.metadata_file is not self._file:
+            self._file = self.stream.metadata_file
+            self._position.begin_file()
+
     def next_metadata(self) -> Answer:
-        """All that is new."""
-        size_bytes = self._position.unsent_size_bytes(self.stream.metadata_size_bytes)
-        if not size_bytes:
+        """What is new; there may be more. Whole packets, whatever happens."""
+        self._follow()
+        size_bytes = self.stream.metadata_size_bytes
+        if not self._position.is_worth_asking(size_bytes) or not size_bytes:
             return _NO_NEW_METADATA
-        try:
-            file = self.stream.open_metadata()
-        except OSError as error:
-            log.warning("Cannot open metadata for a viewer: stream=%d, reason=%s", self.stream.stream_id, error)
-            return _NO_NEW_METADATA
-        offset_bytes = self._position.sent_size_bytes
-        if not _holds(file, offset_bytes, size_bytes):
-            file.close()
-            return _NO_NEW_METADATA
-        self._position.advance(size_bytes)
-        reply = MetadataReply(status=MetadataStatus.OK, size_bytes=size_bytes)
-        return Answer(reply, FileRange(file, offset_bytes, size_bytes, is_to_be_closed=True))
+        with contextlib.ExitStack() as stack:
+            try:
+                file = self.stream.open_metadata()
+                stack.callback(file.close)
+                if not _holds(file, 0, size_bytes):
+                    return _NO_NEW_METADATA
+                part = self._position.next_part(size_bytes, file.read)
+            except OSError as error:
+                log.warning("Cannot read metadata for a viewer: stream=%d, reason=%s", self.stream.stream_id, error)
+                return _NO_NEW_METADATA
+            match part:
+                case None:
+                    return _NO_NEW_METADATA
+                case FilePart():
+                    stack.pop_all()
+                    reply = MetadataReply(status=MetadataStatus.OK, size_bytes=part.size_bytes)
+                    return Answer(reply, FileRange(file, part.offset_bytes, part.size_bytes, is_to_be_closed=True))
+                case bytes():
+                    return Answer(MetadataReply(status=MetadataStatus.OK, size_bytes=len(part)), part)
 
     def close(self) -> None:
         """There is nothing to close: each reply opens the file."""

@@ -110,6 +110,10 @@ class ViewableStream(Protocol):
     def metadata_size_bytes(self) -> int:
         """Of the metadata file of the current trace chunk, whole packets only. 0 again in a new chunk."""
 
+    @property
+    def metadata_file(self) -> object:
+        """Of the current trace chunk. In another chunk it is another object; it is only compared."""
+
     def open_metadata(self) -> ViewableFile:
         """The file that `metadata_size_bytes` is about. Raises OSError."""
 

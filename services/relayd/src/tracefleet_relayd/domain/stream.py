@@ -399,6 +399,10 @@ class Stream:
     def release(self, reader: object) -> None:
         self._readers.pop(reader, None)
 
+    @property
+    def metadata_file(self) -> object:
+        return self._metadata_file
+
     def open_metadata(self) -> OpenedFile:
         if self._metadata_file is None:
             raise NotFound(f"Stream {self.stream_id} has no file")

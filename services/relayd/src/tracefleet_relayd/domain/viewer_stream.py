@@ -1,4 +1,4 @@
-"""How far one viewer has come in one stream, and what it gets next."""
+"""How far one viewer has come in one data stream, and what it gets next."""
 
 from __future__ import annotations
 
@@ -51,25 +51,3 @@ class DataPosition:
         """The entry at the position was sent. `timestamp_end` is its own, in clock cycles."""
         self.position += 1
         self._promised_until = max(self._promised_until, timestamp_end)
-
-
-class MetadataPosition:
-    """One viewer in one metadata stream.
-
-    In a new trace chunk (clear) the producer repeats all metadata, and a viewer has the beginning already: its
-    count goes on, and is read from there in the new file.
-    """
-
-    def __init__(self) -> None:
-        self.sent_size_bytes = 0
-
-    def unsent_size_bytes(self, metadata_size_bytes: int) -> int:
-        """How much of the `metadata_size_bytes` in the file the viewer does not have."""
-        return max(0, metadata_size_bytes - self.sent_size_bytes)
-
-    def is_worth_asking(self, metadata_size_bytes: int) -> bool:
-        """Whether the viewer should ask for metadata before it reads on. Always true before it got any."""
-        return not self.sent_size_bytes or metadata_size_bytes > self.sent_size_bytes
-
-    def advance(self, size_bytes: int) -> None:
-        self.sent_size_bytes += size_bytes

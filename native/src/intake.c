@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -130,11 +132,13 @@ void tf_intake_report_packet(struct intake_connection *connection, uint64_t offs
 
 /* ---- connections ---- */
 
-/* With the intake's lock held. A socket that can be written to wakes at once, whether it has bytes or not. */
-static void arm(struct intake_connection *connection, bool is_at_once)
+/* A socket that can be written to wakes at once, whether it has bytes to read or not. */
+#define AT_ONCE (EPOLLIN | EPOLLOUT)
+
+/* With the intake's lock held. */
+static void arm(struct intake_connection *connection, uint32_t events)
 {
-	struct epoll_event event = { .events = EPOLLIN | EPOLLONESHOT | (is_at_once ? EPOLLOUT : 0),
-				     .data.u64 = connection->node.key };
+	struct epoll_event event = { .events = events | EPOLLONESHOT, .data.u64 = connection->node.key };
 
 	epoll_ctl(connection->intake->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
 }
@@ -146,7 +150,7 @@ static void note_taken(struct intake_connection *connection)
 	if (!connection->is_parked || connection->unread_report_count > TF_INTAKE_REPORTS_PER_CONNECTION / 2)
 		return;
 	connection->is_parked = false;
-	arm(connection, true);
+	arm(connection, AT_ONCE);
 }
 
 /* With the intake's lock held. */
@@ -168,10 +172,10 @@ static void end_turn(struct intake_connection *connection, enum intake_step step
 	case INTAKE_PARK:
 		connection->is_parked = connection->unread_report_count > 0;
 		if (!connection->is_parked) /* all were taken meanwhile */
-			arm(connection, true);
+			arm(connection, AT_ONCE);
 		break;
 	default:
-		arm(connection, false);
+		arm(connection, step == INTAKE_BLOCKED ? EPOLLOUT : EPOLLIN);
 	}
 	if (connection->is_leaving)
 		pthread_cond_broadcast(&connection->intake->left);
@@ -217,6 +221,28 @@ static void *run(void *argument)
 	}
 }
 
+static struct intake_connection *new_connection(struct tf_intake *intake, int fd, uint64_t token, int framing)
+{
+	struct intake_connection *connection = calloc(1, sizeof(*connection));
+	const int yes = 1;
+
+	if (!connection)
+		return NULL;
+	connection->node.key = token;
+	connection->intake = intake;
+	connection->fd = fd;
+	if (framing != TF_INTAKE_FLEET)
+		return connection;
+	connection->fleet = tf_intake_fleet_new();
+	if (!connection->fleet) {
+		free(connection);
+		return NULL;
+	}
+	/* The sender waits for acknowledgements. Sockets that know no such option do not hold them back either. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	return connection;
+}
+
 int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing)
 {
 	struct epoll_event event = { .events = EPOLLIN | EPOLLONESHOT, .data.u64 = token };
@@ -224,19 +250,16 @@ int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing)
 	int type, flags, ret;
 	socklen_t size = sizeof(type);
 
-	if (framing != TF_INTAKE_LTTNG || token == STOP_TOKEN)
+	if ((framing != TF_INTAKE_LTTNG && framing != TF_INTAKE_FLEET) || token == STOP_TOKEN)
 		return -EINVAL;
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0)
 		return -errno;
 	flags = fcntl(fd, F_GETFL);
 	if (type != SOCK_STREAM || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return -EINVAL;
-	connection = calloc(1, sizeof(*connection));
+	connection = new_connection(intake, fd, token, framing);
 	if (!connection)
 		return -ENOMEM;
-	*connection = (struct intake_connection){
-		.node.key = token, .intake = intake, .fd = fd, .framing = framing
-	};
 	pthread_mutex_lock(&intake->lock);
 	ret = find_connection(intake, token) ? -EEXIST : reserve_reports(intake, 1);
 	if (ret == 0)
@@ -246,8 +269,10 @@ int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing)
 		tf_intake_table_remove(&intake->connections, &connection->node);
 	}
 	pthread_mutex_unlock(&intake->lock);
-	if (ret < 0)
+	if (ret < 0) {
+		free(connection->fleet);
 		free(connection);
+	}
 	return ret;
 }
 
@@ -256,6 +281,7 @@ static void free_connection(struct intake_connection *connection)
 	tf_intake_stream_abort(connection);
 	close(connection->fd); /* the epoll forgets it with this, its last descriptor */
 	free(connection->kept);
+	free(connection->fleet);
 	free(connection);
 }
 
@@ -290,7 +316,7 @@ int tf_intake_resume(struct tf_intake *intake, uint64_t token)
 	ret = connection ? reserve_reports(intake, 0) : -ENOENT;
 	if (ret == 0 && connection->is_held) {
 		connection->is_held = false;
-		arm(connection, true);
+		arm(connection, AT_ONCE);
 	}
 	pthread_mutex_unlock(&intake->lock);
 	return ret;
@@ -335,7 +361,7 @@ void tf_intake_put_stream(struct tf_intake *intake, struct intake_stream *stream
 		tf_intake_stream_free(stream);
 }
 
-static struct intake_stream *find_stream(struct tf_intake *intake, uint64_t handle)
+struct intake_stream *tf_intake_get_stream(struct tf_intake *intake, uint64_t handle)
 {
 	struct intake_stream *stream;
 
@@ -371,7 +397,7 @@ int tf_intake_set_target(struct tf_intake *intake, uint64_t handle, const struct
 	int ret;
 
 	pthread_mutex_lock(&intake->target_lock);
-	stream = find_stream(intake, handle);
+	stream = tf_intake_get_stream(intake, handle);
 	if (stream) {
 		ret = tf_intake_stream_set_target(stream, target);
 		tf_intake_put_stream(intake, stream);
@@ -384,7 +410,7 @@ int tf_intake_set_target(struct tf_intake *intake, uint64_t handle, const struct
 
 int tf_intake_set_stop(struct tf_intake *intake, uint64_t handle, uint64_t stop_net_seq)
 {
-	struct intake_stream *stream = find_stream(intake, handle);
+	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
 	int ret;
 
 	if (!stream)
@@ -399,7 +425,7 @@ int tf_intake_set_stop(struct tf_intake *intake, uint64_t handle, uint64_t stop_
 
 int tf_intake_revoke(struct tf_intake *intake, uint64_t handle)
 {
-	struct intake_stream *stream = find_stream(intake, handle);
+	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
 
 	if (!stream)
 		return -ENOENT;
@@ -413,7 +439,7 @@ int tf_intake_remove(struct tf_intake *intake, uint64_t handle)
 	struct intake_stream *stream;
 
 	pthread_mutex_lock(&intake->target_lock);
-	stream = find_stream(intake, handle);
+	stream = tf_intake_get_stream(intake, handle);
 	if (stream) {
 		tf_intake_stream_remove(stream);
 		pthread_mutex_lock(&intake->lock);
@@ -428,7 +454,7 @@ int tf_intake_remove(struct tf_intake *intake, uint64_t handle)
 
 int tf_intake_books(struct tf_intake *intake, uint64_t handle, struct tf_intake_books *books)
 {
-	struct intake_stream *stream = find_stream(intake, handle);
+	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
 
 	if (!stream)
 		return -ENOENT;

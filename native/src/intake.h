@@ -3,7 +3,7 @@
 
 /*
  * The inside of an intake. intake.c has the threads, tables and reports, intake_connection.c reads a connection,
- * intake_stream.c writes a stream's file.
+ * intake_stream.c writes a stream's file, intake_fleet.c knows the headers and acknowledgements of our own protocol.
  *
  * Locks: a stream's is taken before the intake's. What a connection does belongs to the one thread that has its
  * turn; only its flags are under the intake's lock.
@@ -11,6 +11,7 @@
 
 #include "intake_table.h"
 
+#include <tracefleet/fleet_frame.h>
 #include <tracefleet/intake.h>
 
 #include <pthread.h>
@@ -18,24 +19,29 @@
 #include <sys/types.h>
 
 #define INTAKE_LTTNG_HEADER_SIZE 32
-#define INTAKE_HEADER_SIZE_MAX 128
+#define INTAKE_HEADER_SIZE_MAX sizeof(struct tf_fleet_header)
+#define INTAKE_INDEX_ENTRY_SIZE 72
 
 struct intake_packet { /* what a header says, in host order */
 	uint64_t handle, net_seq;
 	uint32_t data_size, padding_size;
 };
 
+struct intake_fleet;
+
 struct intake_connection {
 	struct intake_node node; /* by token */
 	struct tf_intake *intake;
 	int fd;
-	int framing;
+	struct intake_fleet *fleet; /* FLEET framing; else NULL */
 	/* of whoever has the turn */
 	uint64_t group; /* that of the stream of the first packet */
 	uint8_t header[INTAKE_HEADER_SIZE_MAX];
 	size_t header_size; /* received of it */
 	struct intake_packet packet;
 	struct intake_stream *stream; /* of the packet under way; a reference. NULL: none is */
+	uint64_t unwanted_size;	      /* of the packet's data, to be thrown away as it comes */
+	bool is_unwanted;	      /* the packet has its answer already */
 	uint64_t full_target_number;  /* the target that was too full for this packet; 0: none */
 	bool is_large;		      /* the latest packet was: only its header is read ahead */
 	bool has_no_splice;
@@ -61,6 +67,8 @@ struct intake_stream {
 	ino_t inode;
 	const struct intake_connection *writer; /* has a packet under way; NULL: none */
 	uint64_t received;   /* of the packet under way, padding included; all in the file */
+	uint64_t synced_sequence; /* is_synced: up to here, exclusive, the device has all packets */
+	int sync_error;	     /* positive errno: nobody knows what the device has, and nothing more is taken */
 	bool has_rest;	     /* of a packet that was given up, in the file that is revoked */
 	struct tf_intake_books books;
 };
@@ -77,6 +85,8 @@ enum intake_step {
 	INTAKE_DRAINED, /* the socket has no more for now */
 	INTAKE_AGAIN,	/* the turn is over, and more is there */
 	INTAKE_PARK,	/* too many reports that nobody took */
+	INTAKE_BLOCKED, /* acknowledgements wait for a peer that does not read them */
+	INTAKE_UNWANTED, /* the packet is not the next one: it got its answer, its data is to be thrown away */
 	INTAKE_HOLD,	/* connection->reason, connection->error */
 	INTAKE_OVER,	/* connection->error */
 };
@@ -88,6 +98,8 @@ enum intake_step {
  * for its reports to be taken; otherwise there is room for the next one.
  */
 enum intake_step tf_intake_find_stream(struct intake_connection *connection, struct intake_stream **stream);
+/* A reference, NULL: unknown. */
+struct intake_stream *tf_intake_get_stream(struct tf_intake *intake, uint64_t handle);
 void tf_intake_put_stream(struct tf_intake *intake, struct intake_stream *stream);
 
 /* The packet of @connection is in the file at @offset. With the stream's lock held. */
@@ -111,7 +123,7 @@ int tf_intake_stream_set_target(struct intake_stream *stream, const struct tf_in
 void tf_intake_stream_revoke(struct intake_stream *stream);
 void tf_intake_stream_remove(struct intake_stream *stream);
 
-/* Begin the packet of @connection: INTAKE_GO, or INTAKE_HOLD with the connection's reason. */
+/* Begin the packet of @connection: INTAKE_GO, INTAKE_UNWANTED, or INTAKE_HOLD with the connection's reason. */
 enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct intake_connection *connection);
 
 /*
@@ -127,10 +139,37 @@ enum intake_step tf_intake_stream_write(struct intake_connection *connection, co
  */
 size_t tf_intake_stream_splice(struct intake_connection *connection, int pipe_fd, size_t size);
 
+/*
+ * See that the device has all packets up to @sequence if the target is_synced: 1 then, 0 when it is not, or a negative
+ * errno. Waits for the device without a lock.
+ */
+int tf_intake_stream_sync(struct intake_stream *stream, uint64_t sequence);
+
 /* Bytes of data of the packet under way that are still to come. */
 size_t tf_intake_stream_missing(const struct intake_connection *connection);
 
 /* Give up the packet under way, if there is one, and cut what is in the file. */
 void tf_intake_stream_abort(struct intake_connection *connection);
+
+/* ---- intake_fleet.c; connections with FLEET framing only ---- */
+
+struct intake_fleet *tf_intake_fleet_new(void); /* free() is enough */
+
+/* Make connection->packet of connection->header. 0, -EBADMSG or -EMSGSIZE. */
+int tf_intake_fleet_parse(struct intake_connection *connection);
+bool tf_intake_fleet_has_crc(const struct intake_connection *connection);
+/* @size more bytes of the data are in the file. */
+void tf_intake_fleet_check(struct intake_connection *connection, const uint8_t *data, size_t size);
+bool tf_intake_fleet_is_corrupt(const struct intake_connection *connection);
+/* The entry of the packet at @offset, as it is in the file. */
+void tf_intake_fleet_index_entry(const struct intake_connection *connection, uint64_t offset,
+				 uint64_t entry[INTAKE_INDEX_ENTRY_SIZE / 8]);
+
+/* Answer the packet: status of enum tf_fleet_status. Takes the place of one for the same stream that was not sent yet. */
+void tf_intake_fleet_note(struct intake_connection *connection, uint32_t status, uint64_t sequence);
+/* Send what was noted: INTAKE_GO, INTAKE_BLOCKED or INTAKE_OVER. */
+enum intake_step tf_intake_fleet_flush(struct intake_connection *connection);
+/* The same if another one would have no room. */
+enum intake_step tf_intake_fleet_make_room(struct intake_connection *connection);
 
 #endif

@@ -59,11 +59,10 @@ static enum intake_step over(struct intake_connection *connection, int error)
 
 static size_t header_size_of(const struct intake_connection *connection)
 {
-	(void)connection;
-	return INTAKE_LTTNG_HEADER_SIZE;
+	return connection->fleet ? sizeof(struct tf_fleet_header) : INTAKE_LTTNG_HEADER_SIZE;
 }
 
-static enum intake_step parse_header(struct intake_connection *connection)
+static int parse_lttng_header(struct intake_connection *connection)
 {
 	struct intake_packet *packet = &connection->packet;
 	struct lttng_header header;
@@ -73,17 +72,26 @@ static enum intake_step parse_header(struct intake_connection *connection)
 	packet->net_seq = be64toh(header.net_seq);
 	packet->data_size = be32toh(header.data_size);
 	packet->padding_size = be32toh(header.padding_size);
-	if ((uint64_t)packet->data_size + packet->padding_size > TF_INTAKE_PACKET_SIZE_MAX)
-		return over(connection, EMSGSIZE);
-	connection->is_large = packet->data_size >= LARGE_SIZE;
+	return (uint64_t)packet->data_size + packet->padding_size > TF_INTAKE_PACKET_SIZE_MAX ? -EMSGSIZE : 0;
+}
+
+static enum intake_step parse_header(struct intake_connection *connection)
+{
+	const int ret = connection->fleet ? tf_intake_fleet_parse(connection) : parse_lttng_header(connection);
+
+	if (ret < 0)
+		return over(connection, -ret);
+	connection->is_large = connection->packet.data_size >= LARGE_SIZE;
 	return INTAKE_GO;
 }
 
 static enum intake_step begin_packet(struct intake_connection *connection)
 {
 	struct intake_stream *stream;
-	enum intake_step step = tf_intake_find_stream(connection, &stream);
+	enum intake_step step = connection->fleet ? tf_intake_fleet_make_room(connection) : INTAKE_GO;
 
+	if (step == INTAKE_GO)
+		step = tf_intake_find_stream(connection, &stream);
 	if (step != INTAKE_GO)
 		return step;
 	if (!stream) {
@@ -94,7 +102,24 @@ static enum intake_step begin_packet(struct intake_connection *connection)
 	step = tf_intake_stream_begin(stream, connection);
 	if (step != INTAKE_GO)
 		tf_intake_put_stream(connection->intake, stream);
-	return step;
+	if (step != INTAKE_UNWANTED)
+		return step;
+	connection->is_unwanted = true;
+	connection->unwanted_size = connection->packet.data_size;
+	return INTAKE_GO;
+}
+
+/* Data of a packet that is not the next one. Returns how much of @size that is. */
+static size_t throw_away(struct intake_connection *connection, size_t size)
+{
+	const size_t part = size < connection->unwanted_size ? size : (size_t)connection->unwanted_size;
+
+	connection->unwanted_size -= part;
+	if (connection->unwanted_size == 0) {
+		connection->is_unwanted = false;
+		connection->header_size = 0;
+	}
+	return part;
 }
 
 /* Take @size bytes that were read, headers and data, until something holds; *@used tells how many were taken. */
@@ -106,7 +131,7 @@ static enum intake_step take(struct intake_connection *connection, const uint8_t
 
 	*used = 0;
 	for (;;) {
-		if (!connection->stream) {
+		if (!connection->stream && !connection->is_unwanted) {
 			if (connection->header_size < header_size) {
 				part = header_size - connection->header_size;
 				if (part > size - *used)
@@ -125,6 +150,12 @@ static enum intake_step take(struct intake_connection *connection, const uint8_t
 			step = begin_packet(connection);
 			if (step != INTAKE_GO)
 				return step;
+		}
+		if (connection->is_unwanted) {
+			*used += throw_away(connection, size - *used);
+			if (connection->is_unwanted)
+				return INTAKE_GO;
+			continue;
 		}
 		step = tf_intake_stream_write(connection, data ? data + *used : NULL, size - *used, &part);
 		*used += part;
@@ -221,7 +252,24 @@ static enum intake_step copy_data(struct intake_connection *connection, struct i
 	return step == INTAKE_GO && (size_t)count < asked ? INTAKE_DRAINED : step;
 }
 
-enum intake_step tf_intake_turn(struct intake_connection *connection, struct intake_worker *worker)
+static bool has_splice(const struct intake_connection *connection)
+{
+	return connection->stream && connection->is_large && !connection->has_no_splice &&
+	       !atomic_load_explicit(&connection->stream->has_no_splice, memory_order_relaxed) &&
+	       !(connection->fleet && tf_intake_fleet_has_crc(connection));
+}
+
+/* How much of the packet, or of the header, is still to come. */
+static size_t missing_size(const struct intake_connection *connection)
+{
+	if (connection->stream)
+		return tf_intake_stream_missing(connection);
+	if (connection->is_unwanted)
+		return (size_t)connection->unwanted_size;
+	return connection->is_large ? 0 : header_size_of(connection) - connection->header_size;
+}
+
+static enum intake_step read_turn(struct intake_connection *connection, struct intake_worker *worker)
 {
 	enum intake_step step;
 	size_t received = 0;
@@ -229,19 +277,34 @@ enum intake_step tf_intake_turn(struct intake_connection *connection, struct int
 	/* What was held: bytes that are here, or a header or an end that needs no more of them. */
 	step = take_kept(connection);
 	while (step == INTAKE_GO) {
-		const size_t missing = connection->stream ? tf_intake_stream_missing(connection) :
-							    header_size_of(connection) - connection->header_size;
+		const size_t missing = missing_size(connection);
 
 		if (received >= TURN_SIZE || atomic_load_explicit(&connection->is_leaving, memory_order_relaxed))
 			return INTAKE_AGAIN;
-		if (connection->stream && connection->is_large && missing >= SPLICE_SIZE_MIN &&
-		    !connection->has_no_splice &&
-		    !atomic_load_explicit(&connection->stream->has_no_splice, memory_order_relaxed))
+		if (missing >= SPLICE_SIZE_MIN && has_splice(connection))
 			step = splice_data(connection, worker, missing, &received);
-		else if (connection->stream || !connection->is_large)
-			step = copy_data(connection, worker, missing, &received);
 		else
-			step = copy_data(connection, worker, 0, &received);
+			step = copy_data(connection, worker, missing, &received);
 	}
 	return step;
+}
+
+enum intake_step tf_intake_turn(struct intake_connection *connection, struct intake_worker *worker)
+{
+	enum intake_step step, flushed;
+	int error;
+
+	if (!connection->fleet)
+		return read_turn(connection, worker);
+	step = tf_intake_fleet_flush(connection);
+	if (step != INTAKE_GO)
+		return step;
+	step = read_turn(connection, worker);
+	error = connection->error;
+	/* Whatever the turn ended with: what was written before is acknowledged. */
+	flushed = tf_intake_fleet_flush(connection);
+	if (flushed == INTAKE_OVER && step != INTAKE_OVER)
+		return INTAKE_OVER;
+	connection->error = error;
+	return flushed == INTAKE_BLOCKED && (step == INTAKE_DRAINED || step == INTAKE_AGAIN) ? INTAKE_BLOCKED : step;
 }

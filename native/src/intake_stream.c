@@ -27,6 +27,19 @@ struct intake_stream *tf_intake_stream_new(uint64_t handle)
 	return stream;
 }
 
+/* With the stream's lock held: before the descriptors go, the device must have what somebody is to be told. */
+static void sync_files(struct intake_stream *stream)
+{
+	const struct tf_intake_target *target = &stream->target;
+
+	if (!target->is_synced || target->fd < 0 || stream->synced_sequence >= target->next_sequence)
+		return;
+	if (fdatasync(target->fd) < 0 || (target->index_fd >= 0 && fdatasync(target->index_fd) < 0))
+		stream->sync_error = errno;
+	else
+		stream->synced_sequence = target->next_sequence;
+}
+
 static void close_files(struct intake_stream *stream)
 {
 	if (stream->target.fd >= 0)
@@ -46,6 +59,7 @@ void tf_intake_stream_free(struct intake_stream *stream)
 void tf_intake_stream_revoke(struct intake_stream *stream)
 {
 	pthread_mutex_lock(&stream->lock);
+	sync_files(stream);
 	close_files(stream);
 	pthread_mutex_unlock(&stream->lock);
 }
@@ -128,25 +142,67 @@ static int place(struct intake_stream *stream, const struct tf_intake_target *ta
 	return stream->received > 0 ? move_packet(stream, target->fd, *offset) : 0;
 }
 
+static int stat_file(int fd, struct stat *status)
+{
+	if (fstat(fd, status) < 0)
+		return -errno;
+	return S_ISREG(status->st_mode) ? 0 : -EINVAL;
+}
+
+/* With the stream's lock held. The numbers that @target means for its index file, and for the next packet. */
+static int place_index(struct intake_stream *stream, const struct tf_intake_target *target, bool is_same,
+		       uint64_t *index_offset, uint64_t *next_sequence)
+{
+	const bool is_first = stream->target_number == 0;
+	struct stat status;
+	int ret;
+
+	*next_sequence = target->next_sequence;
+	if (*next_sequence == TF_INTAKE_KEEP_OFFSET)
+		*next_sequence = is_first ? 0 : stream->target.next_sequence;
+	if (!is_first && *next_sequence != stream->target.next_sequence)
+		return -ESTALE;
+	*index_offset = target->index_fd < 0 ? 0 : target->index_offset;
+	if (target->index_fd < 0)
+		return is_same && stream->target.index_offset > 0 ? -ESTALE : 0;
+	if (*index_offset == TF_INTAKE_KEEP_OFFSET && is_same)
+		*index_offset = stream->target.index_offset;
+	if (*index_offset == TF_INTAKE_KEEP_OFFSET || (is_same && *index_offset != stream->target.index_offset))
+		return -ESTALE;
+	ret = stat_file(target->index_fd, &status);
+	if (ret < 0)
+		return ret;
+	return *index_offset > (uint64_t)status.st_size ? -EINVAL : 0;
+}
+
 static int set_target(struct intake_stream *stream, const struct tf_intake_target *target)
 {
+	uint64_t offset, index_offset, next_sequence;
 	struct stat status;
-	uint64_t offset;
 	bool is_same;
 	int ret;
 
-	if (fstat(target->fd, &status) < 0)
-		return -errno;
-	if (!S_ISREG(status.st_mode))
-		return -EINVAL;
-	if (stream->is_removed)
-		return -ENOENT;
-	is_same = is_same_file(stream, &status);
-	ret = place(stream, target, &status, &offset);
+	ret = stat_file(target->fd, &status);
 	if (ret < 0)
 		return ret;
+	if (stream->is_removed)
+		return -ENOENT;
+	if (stream->sync_error)
+		return -EIO;
+	is_same = is_same_file(stream, &status);
+	ret = place_index(stream, target, is_same, &index_offset, &next_sequence);
+	if (ret == 0)
+		ret = place(stream, target, &status, &offset);
+	if (ret < 0)
+		return ret;
+	if (!is_same)
+		sync_files(stream);
+	if (stream->target_number == 0)
+		stream->synced_sequence = next_sequence;
 	if ((uint64_t)status.st_size > offset + stream->received)
 		tf_truncate(target->fd, (off_t)(offset + stream->received));
+	if (target->index_fd >= 0)
+		tf_truncate(target->index_fd, (off_t)index_offset);
 	/* The caller may only want other limits. */
 	if (stream->target.fd == target->fd)
 		stream->target.fd = -1;
@@ -155,6 +211,8 @@ static int set_target(struct intake_stream *stream, const struct tf_intake_targe
 	close_files(stream);
 	stream->target = *target;
 	stream->target.offset = offset;
+	stream->target.index_offset = index_offset;
+	stream->target.next_sequence = next_sequence;
 	stream->device = status.st_dev;
 	stream->inode = status.st_ino;
 	stream->has_rest = false;
@@ -183,6 +241,8 @@ static enum intake_step hold(struct intake_connection *connection, int reason, i
 	return INTAKE_HOLD;
 }
 
+#define REASON_UNWANTED (-1)
+
 /* With the stream's lock held. Reasons that make the former file superfluous come first: nobody need open it again. */
 static int reason_against(const struct intake_stream *stream, const struct intake_connection *connection)
 {
@@ -195,6 +255,10 @@ static int reason_against(const struct intake_stream *stream, const struct intak
 		return TF_INTAKE_FOREIGN_STREAM;
 	if (stream->writer)
 		return TF_INTAKE_STREAM_BUSY;
+	if (stream->sync_error)
+		return TF_INTAKE_WRITE_FAILED;
+	if (connection->fleet && packet->net_seq != target->next_sequence)
+		return REASON_UNWANTED;
 	if (target->stop_net_seq != TF_INTAKE_NO_STOP && packet->net_seq >= target->stop_net_seq)
 		return TF_INTAKE_STOPPED;
 	if (target->size_limit > 0 && target->offset + packet->data_size > target->size_limit &&
@@ -203,13 +267,27 @@ static int reason_against(const struct intake_stream *stream, const struct intak
 	return target->fd < 0 ? TF_INTAKE_NO_FILE : 0;
 }
 
+/* With the stream's lock held: a packet that is there already, or one that comes too early. */
+static void refuse(struct intake_stream *stream, struct intake_connection *connection)
+{
+	const uint64_t next = stream->target.next_sequence;
+	const bool is_duplicate = connection->packet.net_seq < next;
+
+	if (is_duplicate)
+		stream->books.duplicate_count++;
+	tf_intake_fleet_note(connection, is_duplicate ? TF_FLEET_WRITTEN : TF_FLEET_GAP, next - 1);
+}
+
 enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct intake_connection *connection)
 {
-	int reason;
+	int reason, error;
 
 	pthread_mutex_lock(&stream->lock);
 	reason = reason_against(stream, connection);
-	if (reason == 0) {
+	error = reason == TF_INTAKE_WRITE_FAILED ? stream->sync_error : 0;
+	if (reason == REASON_UNWANTED) {
+		refuse(stream, connection);
+	} else if (reason == 0) {
 		stream->writer = connection;
 		connection->stream = stream;
 		if (connection->group == 0)
@@ -218,7 +296,9 @@ enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct int
 		connection->full_target_number = stream->target_number;
 	}
 	pthread_mutex_unlock(&stream->lock);
-	return reason == 0 ? INTAKE_GO : hold(connection, reason, 0);
+	if (reason == REASON_UNWANTED)
+		return INTAKE_UNWANTED;
+	return reason == 0 ? INTAKE_GO : hold(connection, reason, error);
 }
 
 static uint64_t size_of(const struct intake_packet *packet)
@@ -283,6 +363,36 @@ static int write_padding(struct intake_stream *stream, const struct intake_packe
 	return 0;
 }
 
+/*
+ * With the stream's lock held: index entry and answer of a packet whose data and padding are in the file. Leaves the
+ * packet when it is corrupt.
+ */
+static int end_fleet_packet(struct intake_stream *stream, struct intake_connection *connection)
+{
+	uint64_t entry[INTAKE_INDEX_ENTRY_SIZE / 8];
+	struct tf_intake_target *target = &stream->target;
+	int ret;
+
+	if (tf_intake_fleet_is_corrupt(connection)) {
+		tf_truncate(target->fd, (off_t)target->offset);
+		stream->books.cut_count++;
+		tf_intake_fleet_note(connection, TF_FLEET_CORRUPT, target->next_sequence - 1);
+		leave_packet(stream, connection);
+		return 0;
+	}
+	if (target->index_fd >= 0) {
+		tf_intake_fleet_index_entry(connection, target->offset, entry);
+		ret = tf_write_whole(target->index_fd, entry, sizeof(entry), (off_t)target->index_offset);
+		if (ret < 0) {
+			tf_truncate(target->index_fd, (off_t)target->index_offset);
+			return ret;
+		}
+		target->index_offset += sizeof(entry);
+	}
+	tf_intake_fleet_note(connection, TF_FLEET_WRITTEN, target->next_sequence++);
+	return 0;
+}
+
 /* With the stream's lock held. */
 static enum intake_step write_some(struct intake_stream *stream, struct intake_connection *connection,
 				   const uint8_t *data, size_t size, size_t *used)
@@ -305,15 +415,20 @@ static enum intake_step write_some(struct intake_stream *stream, struct intake_c
 
 		if (written < 0)
 			return hold(connection, TF_INTAKE_WRITE_FAILED, (int)-written);
+		if (connection->fleet)
+			tf_intake_fleet_check(connection, data + *used, (size_t)written < part ? (size_t)written : part);
 		*used += (size_t)written < part ? (size_t)written : part;
 		stream->received += (uint64_t)written;
 	}
 	if (stream->received < packet->data_size)
 		return INTAKE_GO;
 	ret = stream->received < size_of(packet) ? write_padding(stream, packet) : 0;
+	if (ret == 0 && connection->fleet)
+		ret = end_fleet_packet(stream, connection);
 	if (ret < 0)
 		return hold(connection, TF_INTAKE_WRITE_FAILED, -ret);
-	end_packet(stream, connection);
+	if (connection->stream)
+		end_packet(stream, connection);
 	return INTAKE_GO;
 }
 
@@ -361,6 +476,58 @@ size_t tf_intake_stream_missing(const struct intake_connection *connection)
 	const uint64_t received = connection->stream->received;
 
 	return received < connection->packet.data_size ? connection->packet.data_size - received : 0;
+}
+
+/* With the stream's lock held. Copies of the descriptors, for a sync that others need not wait for. */
+static bool copy_files(const struct intake_stream *stream, int *fd, int *index_fd)
+{
+	const struct tf_intake_target *target = &stream->target;
+
+	*index_fd = -1;
+	*fd = fcntl(target->fd, F_DUPFD_CLOEXEC, 0);
+	if (*fd >= 0 && target->index_fd >= 0)
+		*index_fd = fcntl(target->index_fd, F_DUPFD_CLOEXEC, 0);
+	if (*fd >= 0 && (*index_fd >= 0 || target->index_fd < 0))
+		return true;
+	if (*fd >= 0)
+		close(*fd);
+	return false;
+}
+
+/* With the stream's lock held, which is given back while the device works. */
+static void sync_copies(struct intake_stream *stream, int fd, int index_fd)
+{
+	const uint64_t end = stream->target.next_sequence;
+	int error = 0;
+
+	pthread_mutex_unlock(&stream->lock);
+	if (fdatasync(fd) < 0 || (index_fd >= 0 && fdatasync(index_fd) < 0))
+		error = errno;
+	close(fd);
+	if (index_fd >= 0)
+		close(index_fd);
+	pthread_mutex_lock(&stream->lock);
+	if (error)
+		stream->sync_error = error;
+	else if (stream->synced_sequence < end)
+		stream->synced_sequence = end;
+}
+
+int tf_intake_stream_sync(struct intake_stream *stream, uint64_t sequence)
+{
+	int fd, index_fd, ret;
+
+	pthread_mutex_lock(&stream->lock);
+	/* Who closes the files syncs before, so here they are open. */
+	if (stream->target.is_synced && stream->synced_sequence <= sequence && stream->sync_error == 0) {
+		if (copy_files(stream, &fd, &index_fd))
+			sync_copies(stream, fd, index_fd);
+		else
+			sync_files(stream);
+	}
+	ret = stream->sync_error ? -stream->sync_error : stream->target.is_synced ? 1 : 0;
+	pthread_mutex_unlock(&stream->lock);
+	return ret;
 }
 
 void tf_intake_stream_abort(struct intake_connection *connection)

@@ -168,6 +168,44 @@ def test_descriptors_change_hands_on_success_only(intake: Intake, peer: socket.s
     assert refused.value.errno == errno.EEXIST
 
 
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def a_fleet_packet(handle: int, sequence: int, data: bytes) -> bytes:
+    def header(checksum: int) -> bytes:
+        head = struct.pack("<4sIQQIIII", b"tfp1", checksum, handle, sequence, len(data), 0, crc32c(data), 0)
+        return head + struct.pack("<11Q", 8 * len(data), 8 * len(data) - 3, 10, 20, 1, 2, 3, 77, 0, 0, 0)
+
+    return header(crc32c(header(0))) + data
+
+
+@pytest.mark.parametrize(("is_synced", "status"), [(False, 0), (True, 1)])
+def test_acknowledged_packets_have_index_entries(intake: Intake, tmp_path: Path, is_synced: bool, status: int) -> None:
+    peer, ours = socket.socketpair()
+    peer.settimeout(DEADLINE_MS / 1000)
+    intake.add(ours.detach(), 2, Framing.FLEET)
+    (tmp_path / "c_0").write_bytes(b"old, rest")
+    data, index = a_file(tmp_path / "c_0"), a_file(tmp_path / "c_0.idx")
+    intake.set_target(7, data, offset=3, index_fd=index, index_offset=0, next_sequence=5, is_synced=is_synced)
+    with peer:
+        for sequence, answer in [(4, (status, 4)), (6, (2, 4)), (5, (status, 5)), (5, (status, 5))]:
+            peer.sendall(a_fleet_packet(7, sequence, b"hello"))
+            magic, *numbers = struct.unpack("<4sIQQ", peer.recv(24, socket.MSG_WAITALL))
+            assert (magic, *numbers) == (b"tfa1", answer[0], 7, answer[1])
+    assert (tmp_path / "c_0").read_bytes() == b"oldhello"
+    assert (tmp_path / "c_0.idx").read_bytes() == struct.pack(">9Q", 3, 40, 37, 10, 20, 1, 2, 3, 77)
+    packet, closed = reports(intake, 2)
+    assert packet == IntakeReport(IntakeReportKind.PACKET, HoldReason.NONE, 0, 2, 7, 5, 3, 5, 0)
+    assert closed.kind is IntakeReportKind.CLOSED
+    assert intake.books(7).duplicate_count == 2
+
+
 def test_free_closes_everything(tmp_path: Path) -> None:
     intake = Intake(thread_count=1)
     peer, ours = socket.socketpair()

@@ -74,13 +74,13 @@ struct tf_intake_target {
 	int index_fd;		/* readable and writable; -1: none */
 	bool is_synced;		/* acknowledge what is on the device, not what is written */
 	uint64_t index_offset;	/* of the next entry; as offset above */
-	uint64_t next_sequence; /* what comes next; TF_INTAKE_KEEP_OFFSET: as before */
+	uint64_t next_sequence; /* of a new stream; TF_INTAKE_KEEP_OFFSET: as before, or 0. What is below it was synced */
 };
 
 struct tf_intake_books { /* of one stream, from its first target on */
 	uint64_t packet_count;
 	uint64_t data_bytes, padding_bytes;
-	uint64_t cut_count;	  /* packets whose connection ended in the middle; nothing is left of them */
+	uint64_t cut_count;	  /* packets whose connection ended in the middle, or corrupt; nothing is left of them */
 	uint64_t duplicate_count; /* FLEET: acknowledged again, and thrown away */
 	uint64_t offset;	  /* of the next packet in the current file */
 	uint64_t received_bytes;  /* of the packet under way */
@@ -125,7 +125,8 @@ int tf_intake_resume(struct tf_intake *intake, uint64_t token);
  * To move on without a race: tf_intake_set_stop(), take all reports, set the target. -ESTALE: another file than
  * the one whose offset is to be kept, or another offset in the same file; -EINVAL: an offset behind the end of
  * the file, or a file that is not regular; -EBADF: a packet is under way in a former file that is revoked: set
- * that first; or what copying gave.
+ * that first; -EIO: a sync failed, so nobody knows what the device has: the stream is held with WRITE_FAILED until
+ * it is removed, and can begin anew with what its files are found to hold; or what copying gave.
  */
 int tf_intake_set_target(struct tf_intake *intake, uint64_t handle, const struct tf_intake_target *target);
 

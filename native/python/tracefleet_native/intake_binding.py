@@ -155,9 +155,13 @@ class Intake:
         file. Held connections wait for `resume`. A packet fits when offset + data_size is at most `size_limit`
         (0: any). A connection that wrote to one `group` cannot write to another (0: to any).
 
+        For FLEET framing: entries go to `index_fd` at `index_offset`, with the same rules; the sender hears what is
+        written, or with `is_synced` what the device has; `next_sequence` is for new streams, None: as before, or 0.
+
         Before moving on to another file: `set_stop`, take all reports.
         Raises OSError: ESTALE when the file or the offset is not the one to be kept, EINVAL for an offset behind the
-        end or a file that is not regular, EBADF when a packet is under way in a file that is revoked.
+        end or a file that is not regular, EBADF when a packet is under way in a file that is revoked, EIO after a
+        failed sync: remove the stream, and see what its files hold.
         """
         target = ffi.new(
             "struct tf_intake_target *",

@@ -79,6 +79,9 @@ static bool read_event_header(const struct tf_stream *stream, const uint8_t *at,
 		memcpy(&id, at + id_size, sizeof(id));
 		memcpy(time, at + id_size + 4, sizeof(*time));
 	} else {
+		/* Memory that nobody has written yet; it would be the first event, at one moment of all. */
+		if (id == 0 && value == 0)
+			return false;
 		*time = (earliest & ~(range - 1)) | value;
 		if (*time < earliest)
 			*time += range;

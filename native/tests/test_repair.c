@@ -38,6 +38,16 @@ static void end_of(struct recording *recording, uint64_t emitted, int repaired)
 	CHECK(trace.lost_packet_count == 0);
 }
 
+/* As a session daemon does: a repair is exact when it knows how the records are laid out. */
+static void tell_layouts(struct recording *recording)
+{
+	/* 12 bytes of writer and number, then the payload, a sequence with an u32 length. */
+	static const uint8_t number_layout[] = { 1, 12, 0, 0, 0, 3, 4, 0, 1, 0, 0, 0 };
+
+	CHECK(tf_channel_set_record_layout(recording->channel, -1, NULL, 0) == 0);
+	CHECK(tf_channel_set_record_layout(recording->channel, 0, number_layout, sizeof(number_layout)) == 0);
+}
+
 /* The last record of the buffer has no end. */
 static void test_death_at_the_end(struct tf_channel_attributes attributes)
 {
@@ -45,6 +55,7 @@ static void test_death_at_the_end(struct tf_channel_attributes attributes)
 	int app;
 
 	recording_open(&recording, attributes);
+	tell_layouts(&recording);
 	app = start(&recording, "0", "100", "100", "die");
 	CHECK(WTERMSIG(session_wait(&recording.session, app)) == SIGSEGV);
 	end_of(&recording, 101, 1);
@@ -59,6 +70,7 @@ static void test_records_behind_the_hole(struct tf_channel_attributes attributes
 	int dead, living;
 
 	recording_open(&recording, attributes);
+	tell_layouts(&recording);
 	dead = start(&recording, "0", "10", "40", "hang");
 	wait_inside(&recording, dead);
 	living = start(&recording, "1", count, "100", "");
@@ -74,7 +86,7 @@ static void test_records_behind_the_hole(struct tf_channel_attributes attributes
 	recording_close(&recording);
 }
 
-/* Two dead writers in one sub-buffer, with records of one size: what was committed before them is kept. */
+/* Two dead writers in one sub-buffer, with records of one size, and no layouts: what was committed before them is kept. */
 static void test_two_holes(struct tf_channel_attributes attributes)
 {
 	struct recording recording;
@@ -111,6 +123,7 @@ static void test_slow_writer(struct tf_channel_attributes attributes)
 	int app;
 
 	recording_open(&recording, attributes);
+	tell_layouts(&recording);
 	app = start(&recording, "0", "10", "40", "hang");
 	wait_inside(&recording, app);
 	CHECK(tf_channel_flush(recording.channel, false) == 0);
@@ -131,6 +144,7 @@ static void test_jam_report(struct tf_channel_attributes attributes)
 	int dead, living;
 
 	recording_open(&recording, attributes);
+	tell_layouts(&recording);
 	CHECK(tf_pump_create(&pump) == 0 && tf_pump_add(pump, recording.channel, 1) == 0);
 	dead = start(&recording, "0", "10", "40", "hang");
 	wait_inside(&recording, dead);

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from relay_fakes import CREATION_TIME_S, Producer, Relay
 
+LOOKS = 2  # steps before anything else: is something left over from an interrupted rotation?
 OUTPUT = "h/s-20231114-221320"
 FIRST_ARCHIVE = "archives/20231114T221320+0000-20231114T221321+0000-0"
 SECOND = "20231114T221321+0000-1"
@@ -71,7 +72,7 @@ def test_rotation_moves_the_old_chunk_aside_and_then_to_the_archives(producer: P
         ".tmp_old_chunk/ust/metadata",
     ]
     assert producer.close_chunk(0, CloseCommand.MOVE_TO_COMPLETED) == f"{OUTPUT}/{FIRST_ARCHIVE}"
-    assert disk.steps == [
+    assert disk.steps[LOOKS:] == [
         MakeDirectory(f"{OUTPUT}/.tmp_old_chunk"),
         Rename(f"{OUTPUT}/ust", f"{OUTPUT}/.tmp_old_chunk/ust"),
         Rename(f"{OUTPUT}/.tmp_new_chunk", f"{OUTPUT}/{SECOND}"),
@@ -97,7 +98,7 @@ def test_clear_deletes_the_old_chunk_and_brings_the_new_one_back(producer: Produ
     disk = producer.relay.disk
     rotate(producer, 2, 1)
     assert producer.close_chunk(0, CloseCommand.DELETE) == OUTPUT
-    assert disk.steps[2:] == [
+    assert disk.steps[LOOKS + 2 :] == [
         Rename(f"{OUTPUT}/.tmp_new_chunk/ust", f"{OUTPUT}/ust"),
         RemoveDirectory(f"{OUTPUT}/.tmp_new_chunk"),
         RemoveFile(f"{OUTPUT}/.tmp_old_chunk/ust/a_0"),
@@ -138,7 +139,7 @@ def test_destroy_of_a_session_that_never_rotated(producer: Producer) -> None:
     producer.rotate(None, s2=0)
     assert producer.close_chunk(0) == OUTPUT
     assert not producer.exists(0)
-    assert producer.relay.disk.steps == []
+    assert producer.relay.disk.steps[LOOKS:] == []
 
 
 def test_snapshot_has_the_name_that_it_was_given() -> None:
@@ -207,3 +208,12 @@ def test_time_that_no_calendar_has_is_refused(producer: Producer) -> None:
         producer.ask(relay.CreateTraceChunk(chunk_id=1, creation_time_s=2**64 - 1))
     with pytest.raises(Refused):
         producer.ask(relay.CloseTraceChunk(chunk_id=0, close_time_s=2**63))
+
+
+def test_what_an_interrupted_rotation_left_is_put_aside() -> None:
+    relay_daemon = Relay()
+    for name in (".tmp_old_chunk/ust/a_0", ".tmp_new_chunk/ust/a_0"):
+        relay_daemon.disk.make(f"{OUTPUT}/{name}")
+    producer = Producer(relay_daemon)
+    Producer(relay_daemon, token=2)
+    assert files_of(producer) == [f"interrupted-20231114T221320+0000-{what}/ust/a_0" for what in ("new", "old")]

@@ -45,9 +45,13 @@ class Viewer:
         self.position = MetadataPosition()
         self.received = b""
 
-    def ask(self, file: bytes) -> bool:
+    def ask(self, file: bytes, *, is_last: bool = False) -> bool:
         """Whether there was something."""
-        part = self.position.next_part(len(file), lambda offset, size: file[offset : offset + size])
+
+        def read(offset: int, size: int) -> bytes:
+            return file[offset : offset + size]
+
+        part = self.position.next_part(len(file), read, is_last=is_last)
         match part:
             case FilePart():
                 assert 0 < part.size_bytes <= len(file) - part.offset_bytes
@@ -56,10 +60,9 @@ class Viewer:
                 self.received += part
         return part is not None
 
-    def ask_all(self, file: bytes) -> None:
-        while self.ask(file):
+    def ask_all(self, file: bytes, *, is_last: bool = False) -> None:
+        while self.ask(file, is_last=is_last):
             pass
-        assert not self.position.is_worth_asking(len(file)) or not self.received
 
     @property
     def text(self) -> bytes:
@@ -70,59 +73,115 @@ class Viewer:
 def test_metadata_in_small_packets_is_repeated_in_full_ones_and_goes_on() -> None:
     """A clear, and then a new event: the file is as long as the old one was, and what is new is in its middle."""
     viewer = Viewer()
-    viewer.ask_all(packets([b"first,", b"second,"]))
-    assert viewer.text == b"first,second,"
+    viewer.ask_all(packets([b"first;", b"second;"]))
+    assert viewer.text == b"first;second;"
     viewer.position.begin_file()
-    repeated = packets([b"first,second,"])
+    repeated = packets([b"first;second;"])
     assert viewer.position.is_worth_asking(len(repeated))
     viewer.ask_all(repeated)
-    viewer.ask_all(repeated + packets([b"third,"]))
-    assert viewer.text == b"first,second,third,"
+    viewer.ask_all(repeated + packets([b"third;"]))
+    assert viewer.text == b"first;second;third;"
 
 
 def test_new_text_may_follow_the_repeated_one_in_the_same_packet() -> None:
     viewer = Viewer()
-    viewer.ask_all(packets([b"first,", b"second,"], ByteOrder.BIG))
+    viewer.ask_all(packets([b"first;", b"second;"], ByteOrder.BIG))
     viewer.position.begin_file()
-    viewer.ask_all(packets([b"first,second,third,", b"fourth"], ByteOrder.BIG))
-    assert viewer.text == b"first,second,third,fourth"
+    viewer.ask_all(packets([b"first;second;third;", b"fourth;"], ByteOrder.BIG))
+    assert viewer.text == b"first;second;third;fourth;"
+
+
+DECLARATIONS = (
+    b"env { a = 1; };\n",
+    b'event { name = "a{;"; fields := struct { int _a; struct { int b; } c; }; };\n\n',
+    b"typealias integer { size = 8; } := u8;\n",
+    b'/* a { comment; " */\n',
+    b"// another ; { '\n",
+    b"struct s { int a; } align(8);",
+    b'"\\";";',
+)
+
+
+def is_whole(text: bytes) -> bool:
+    """Whether it is a sequence of the declarations above, space aside."""
+    text = text.strip()
+    while text:
+        for one in DECLARATIONS:
+            if text.startswith(one.strip()):
+                text = text[len(one.strip()) :].strip()
+                break
+        else:
+            return False
+    return True
 
 
 @given(
-    texts=st.lists(st.lists(st.binary(min_size=1, max_size=ROOM), max_size=6), min_size=1, max_size=5),
-    asks=st.lists(st.booleans(), min_size=40, max_size=40),
+    chunks=st.lists(
+        st.lists(
+            st.tuples(st.lists(st.sampled_from(DECLARATIONS), max_size=6).map(b"".join), st.booleans()), max_size=5
+        ),
+        max_size=4,
+    ),
+    asks=st.lists(st.booleans(), min_size=50, max_size=50),
 )
 @BOUNDED
-def test_any_cutting(texts: list[list[bytes]], asks: list[bool]) -> None:
-    """Each chunk begins with all the text of those before, in full packets, one command after the other."""
+def test_any_cutting(chunks: list[list[tuple[bytes, bool]]], asks: list[bool]) -> None:
+    """Each chunk begins with all the text of those before, one full packet after the other; viewers ask at any time."""
     viewer = Viewer()
-    ask = iter(asks * 10)
+    ask = iter(asks * 20)
     known = b""
-    for new in texts:
+    file = b""
+    for new in chunks:
         file = b""
         viewer.position.begin_file()
-        for text in filled(known) + new:
-            file += packets([text])
-            if next(ask):
+        for text, is_all_needed in ((known, True), *new):
+            for piece in filled(text):
+                file += packets([piece])
+                if next(ask):
+                    viewer.ask_all(file)
+                    assert is_whole(viewer.text)
+            if is_all_needed:  # an index entry follows that needs it
                 viewer.ask_all(file)
-        known += b"".join(new)
+                assert file == b"" or viewer.text.strip() == metadata_text(file).encode().strip()
+        known += b"".join(text for text, _ in new)
+    viewer.ask_all(file, is_last=True)
+    assert viewer.text == known
+
+
+def test_half_a_declaration_is_held_back_until_the_end() -> None:
+    viewer = Viewer()
+    file = packets([b"env { a; };\nevent {"])
     viewer.ask_all(file)
-    assert viewer.received == b"" or metadata_text(viewer.received) == known.decode("utf-8", "backslashreplace")
-    assert bool(known) == bool(viewer.received)
+    assert viewer.text == b"env { a; };"
+    assert viewer.position.is_worth_asking(len(file))
+    viewer.ask_all(file + packets([b" b; "]))
+    assert viewer.text == b"env { a; };"
+    viewer.ask_all(file + packets([b" b; ", b"};\n"]))
+    assert viewer.text == b"env { a; };\nevent { b; };\n"
+    last = file + packets([b" b; ", b"};\n", b'event { "'])
+    viewer.ask_all(last)
+    assert viewer.text.endswith(b"};\n")
+    viewer.ask_all(last, is_last=True)
+    assert viewer.text.endswith(b'event { "')
+
+
+def test_a_packet_without_text_is_passed_on() -> None:
+    viewer = Viewer()
+    viewer.ask_all(packets([b"", b"a;", b""]))
+    assert viewer.received == packets([b"", b"a;", b""])
 
 
 def test_long_metadata_takes_several_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewer_metadata, "PACKET_COUNT_MAX", 2)
-    monkeypatch.setattr(viewer_metadata, "TEXT_PART_SIZE_BYTES_MAX", 3)
     viewer = Viewer()
-    texts = [b"text %d," % number for number in range(5)]
+    texts = [b"text %d;" % number for number in range(5)]
     file = packets(texts)
     assert viewer.ask(file)
-    assert viewer.text == b"text 0,text 1,"
+    assert viewer.text == b"text 0;text 1;"
     viewer.ask_all(file)
     viewer.position.begin_file()
-    viewer.ask_all(packets(filled(b"".join(texts) + b"and more")))
-    assert viewer.text == b"".join(texts) + b"and more"
+    viewer.ask_all(packets(filled(b"".join(texts) + b"and more;")))
+    assert viewer.text == b"".join(texts) + b"and more;"
 
 
 def test_what_is_no_packet_is_text() -> None:
@@ -137,7 +196,7 @@ def test_what_is_no_packet_is_text() -> None:
 
 def test_a_file_that_cannot_be_read_is_tried_again() -> None:
     viewer = Viewer()
-    file = packets([b"a", b"b"])
+    file = packets([b"a;", b"b;"])
     reads = []
 
     def read(offset: int, size: int) -> bytes:
@@ -147,6 +206,14 @@ def test_a_file_that_cannot_be_read_is_tried_again() -> None:
         return file[offset : offset + size]
 
     with pytest.raises(OSError, match="broken"):
-        viewer.position.next_part(len(file), read)
+        viewer.position.next_part(len(file), read, is_last=False)
     viewer.ask_all(file)
-    assert viewer.text == b"ab"
+    assert viewer.text == b"a;b;"
+
+
+def test_a_declaration_longer_than_a_reply_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer_metadata, "TEXT_SIZE_BYTES_MAX", 2 * ROOM)
+    viewer = Viewer()
+    text = b"enum {" + b"x," * 100 + b"};"
+    viewer.ask_all(packets(filled(text)))
+    assert viewer.text == text

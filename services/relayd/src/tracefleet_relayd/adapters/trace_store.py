@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tracefleet_common.codecs.index_file import (
@@ -64,8 +64,9 @@ class TraceStoreOnDisk:
         return IntakeTarget(self, self._tracker, self._intake, handle, session_id, size_bytes_max)
 
     def make_index_file(self, path: str, minor: int) -> IndexFile:
-        self.prepare(path)
-        index = IndexFile(self._tracker.open(path, _NEW, FILE_MODE), minor)
+        with _saying_no_room():
+            self.prepare(path)
+            index = IndexFile(self._tracker.open(path, _NEW, FILE_MODE), minor)
         index.write_header()
         return index
 
@@ -105,11 +106,13 @@ class IntakeTarget:
         self._target = tracker.target(lambda: intake.revoke(handle))
 
     def begin(self, path: str, *, stop_sequence: int | None, tail: Tail | None = None) -> None:
-        self._store.prepare(path)
         new = NewFile(path, _NEW, FILE_MODE)
         if tail is None:
-            self._target.move([new], self._taker(0, stop_sequence))
+            with _saying_no_room():
+                self._store.prepare(path)
+                self._target.move([new], self._taker(0, stop_sequence))
             return
+        self._store.prepare(path)
         size_bytes = tail.end_bytes - tail.begin_bytes
         take = self._taker(size_bytes, stop_sequence)
         former = self._tracker.open(tail.path, os.O_RDWR)
@@ -146,6 +149,16 @@ class IntakeTarget:
             )
 
         return take
+
+
+@contextlib.contextmanager
+def _saying_no_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM_ERRORS:
+            raise NoRoom from error
+        raise
 
 
 def _copy(source: int, tail: Tail, destination: int) -> None:
@@ -207,13 +220,8 @@ class MetadataFile:
 
 def _write(handle: FileHandle, data: bytes, offset_bytes: int) -> None:
     rest = memoryview(data)
-    try:
-        with handle as descriptor:
-            while rest:
-                size = os.pwrite(descriptor, rest, offset_bytes)
-                rest = rest[size:]
-                offset_bytes += size
-    except OSError as error:
-        if error.errno in NO_ROOM_ERRORS:
-            raise NoRoom from error
-        raise
+    with _saying_no_room(), handle as descriptor:
+        while rest:
+            size = os.pwrite(descriptor, rest, offset_bytes)
+            rest = rest[size:]
+            offset_bytes += size

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from tracefleet_common.codecs import lttng_relay as relay
 from tracefleet_common.codecs.lttng_relay import PendingStatus, Reply, Request, ReturnCode
 from tracefleet_common.errors import AlreadyExists, InvalidArgument, NotFound, TracefleetError, WrongState
+from tracefleet_relayd.application.ports import NoRoom
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.application.stream_files import OpenStream, StreamFiles
 from tracefleet_relayd.domain import names
@@ -42,7 +43,6 @@ class ControlCommands:
         self._files = files
         self._take_reports = take_reports
         self._is_clear_allowed = is_clear_allowed
-        self._names: set[tuple[str, str]] = set()  # path and channel of streams
         self._handlers: dict[type[Any], Callable[[Any], Reply | None]] = {
             relay.Version: self._version,
             relay.CreateSession: self._create_session,
@@ -116,6 +116,8 @@ class ControlCommands:
         handle = self._sessions.next_stream_id()
         try:
             self._open_stream(session, handle, request)
+        except NoRoom:
+            raise
         except (OSError, TracefleetError) as error:
             reply = relay.AddStreamReply(stream_handle=handle, return_code=ReturnCode.UNKNOWN)
             raise Refused(f"Stream {handle} cannot be added: {error}", reply, must_close=False) from error
@@ -125,8 +127,7 @@ class ControlCommands:
         if session.current_chunk is None:
             raise WrongState("The session has no trace chunk")
         settings = self._stream_settings(session, handle, request)
-        name = (settings.path, settings.channel_name)
-        if any((one.settings.path, one.channel_name) == name for one in self._streams_of_name(session, name)):
+        if session.has_stream(settings):
             raise AlreadyExists(f"There is a stream {settings.channel_name} in {settings.path}")
         stream = Stream(settings, session.current_chunk, self._files.store)
         try:
@@ -135,11 +136,6 @@ class ControlCommands:
             self._files.carry_out(stream.close())
             raise
         session.add(stream)
-        self._names.add(name)
-
-    def _streams_of_name(self, session: RelaySession, name: tuple[str, str]) -> list[Stream]:
-        # Hardly ever a name comes twice, so only then all streams are looked at.
-        return list(session.streams.values()) if name in self._names else []
 
     def _stream_settings(self, session: RelaySession, handle: int, request: relay.AddStream) -> StreamSettings:
         if session.settings.minor < relay.MINOR_TRACE_CHUNKS:
@@ -198,6 +194,8 @@ class ControlCommands:
         offset = stream.metadata_size_bytes
         try:
             record.metadata.write(offset, request.content, request.padding_size_bytes)
+        except NoRoom:
+            raise
         except OSError as error:
             raise Refused(f"Metadata of stream {stream.stream_id} cannot be written: {error}", None) from error
         stream.take_metadata(len(request.content) + request.padding_size_bytes)
@@ -235,7 +233,7 @@ class ControlCommands:
         self._take_reports()
         record.stream.was_asked_for_data = True
         last = NONE_YET if request.last_sequence_number is None else request.last_sequence_number
-        return _pending(record.stream.is_pending(last))
+        return _pending(record.stream.is_pending(last) or bool(record.entries))
 
     def _quiescent_control(self, request: relay.QuiescentControl) -> Reply:
         stream = self._current().streams.get(request.stream_handle)

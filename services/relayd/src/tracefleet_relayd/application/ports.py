@@ -11,7 +11,7 @@ from tracefleet_relayd.domain.trace_chunk import Step
 from tracefleet_relayd.domain.trace_file import FileOpener
 
 
-class NoRoom(Exception):
+class NoRoom(OSError):
     """The disk is full: nothing has changed, and the same may work in a while."""
 
 
@@ -24,7 +24,7 @@ class Tail(NamedTuple):
 
 
 class DataTarget(Protocol):
-    """Where the intake writes the packets of one stream. Methods raise OSError."""
+    """Where the intake writes the packets of one stream. Methods raise OSError, `begin` also NoRoom."""
 
     def begin(self, path: str, *, stop_sequence: int | None, tail: Tail | None = None) -> None:
         """Make a data file, and go on at its start, or behind `tail`, which moves there.
@@ -72,7 +72,7 @@ class TraceStore(FileOpener, Protocol):
         """For a stream. A packet that makes a file larger than `size_bytes_max` is held; 0: none is."""
 
     def make_index_file(self, path: str, minor: int) -> IndexWriter:
-        """`minor`: of the format, 1 or 0."""
+        """`minor`: of the format, 1 or 0. Raises NoRoom too."""
 
     def open_index_file(self, path: str, minor: int) -> IndexWriter:
         """One that is there."""

@@ -11,7 +11,7 @@ import os
 from collections import deque
 
 from tracefleet_common.errors import TracefleetError
-from tracefleet_relayd.application.ports import HoldReason, Intake, IntakeReport, ReportKind
+from tracefleet_relayd.application.ports import HoldReason, Intake, IntakeReport, NoRoom, ReportKind
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS, OpenStream, StreamFiles
 from tracefleet_relayd.domain.relay_session import RelaySession
@@ -29,6 +29,7 @@ class ReceivePackets:
         self._reports: deque[IntakeReport] = deque()
         self._sessions_by_token: dict[int, RelaySession] = {}
         self._held: set[int] = set()  # they are resumed in a while
+        self._without_room: set[int] = set()  # it was said that the disk is full
         files.take_reports_with(self.take_reports)
 
     def take_reports(self) -> None:
@@ -70,6 +71,9 @@ class ReceivePackets:
                 error,
             )
             self._close(report.token, is_aborted=True)
+        except Exception:  # other connections must not suffer
+            log.exception("Data connection is closed: token=%d, stream=%d", report.token, report.handle)
+            self._close(report.token, is_aborted=True)
 
     def _take_packet(self, report: IntakeReport, record: OpenStream | None) -> None:
         if record is None or record.stream.file is None:
@@ -77,6 +81,7 @@ class ReceivePackets:
         self._sessions_by_token.setdefault(report.token, record.session)
         stream = record.stream
         stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
+        self._without_room.discard(report.token)
         if record.target is not None:
             record.target.touch()
         self._files.advance(record)
@@ -92,7 +97,11 @@ class ReceivePackets:
         self._sessions_by_token.setdefault(token, record.session)
         match report.reason:
             case HoldReason.FILE_FULL:
-                self._files.next_file(record)
+                try:
+                    self._files.next_file(record)
+                except NoRoom:
+                    self._wait_for_room(token, record)
+                    return
             case HoldReason.STOPPED:
                 # It comes after all that was before the end of the chunk: what is missing of that never comes.
                 stream.give_up_waiting()
@@ -103,9 +112,7 @@ class ReceivePackets:
                 self._held.add(token)
                 return
             case HoldReason.WRITE_FAILED if report.error in NO_ROOM_ERRORS:
-                if token not in self._held:
-                    log.warning("No room for packets: stream=%d, path=%s", stream.stream_id, stream.path)
-                self._held.add(token)
+                self._wait_for_room(token, record)
                 return
             case _:
                 reason = "" if report.reason is None else report.reason.value
@@ -114,6 +121,14 @@ class ReceivePackets:
                 return
         self._intake.resume(token)
 
+    def _wait_for_room(self, token: int, record: OpenStream) -> None:
+        if token not in self._without_room:
+            log.warning(
+                "No room for packets, will retry: stream=%d, path=%s", record.stream.stream_id, record.stream.path
+            )
+            self._without_room.add(token)
+        self._held.add(token)
+
     def _close(self, token: int, *, is_aborted: bool) -> None:
         self._intake.close(token)
         self._end_session(token, is_aborted=is_aborted)
@@ -121,5 +136,6 @@ class ReceivePackets:
     def _end_session(self, token: int, *, is_aborted: bool) -> None:
         session = self._sessions_by_token.pop(token, None)
         self._held.discard(token)
+        self._without_room.discard(token)
         if session is not None:
             self._sessions.close(session, is_aborted=is_aborted)

@@ -83,7 +83,7 @@ class MetadataReader:
                 stack.callback(file.close)
                 if not _holds(file, 0, size_bytes):
                     return _NO_NEW_METADATA
-                part = self._position.next_part(size_bytes, file.read)
+                part = self._position.next_part(size_bytes, file.read, is_last=self.stream.is_closed)
             except OSError as error:
                 log.warning("Cannot read metadata for a viewer: stream=%d, reason=%s", self.stream.stream_id, error)
                 return _NO_NEW_METADATA

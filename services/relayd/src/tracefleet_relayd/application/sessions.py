@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -14,7 +15,7 @@ from tracefleet_relayd.application.stream_files import StreamFiles
 from tracefleet_relayd.domain import names
 from tracefleet_relayd.domain.relay_session import Origin, OriginKey, RelaySession, SessionSettings, check_creation
 from tracefleet_relayd.domain.stream import Stream, StreamBooks
-from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk
+from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk, put_aside_left_over
 
 log = logging.getLogger("tracefleet.relayd.sessions")
 
@@ -43,6 +44,7 @@ class Sessions:
         self._trace_ids = itertools.count(1)
         self._sessions: dict[int, RelaySession] = {}  # open ones
         self._ending: dict[int, Ending] = {}
+        self._outputs: Counter[str] = Counter()  # how many sessions each has
         self._origins: dict[OriginKey, Origin] = {}
         files.listen(self._stream_closed)
 
@@ -97,6 +99,9 @@ class Sessions:
             output=output,
         )
         session = RelaySession(settings, origin, chunk)
+        if output and not self._outputs[output]:
+            self._files.carry_out(put_aside_left_over(output, self._clock.now_s()))
+        self._outputs[output] += 1
         if minor >= MINOR_TRACE_CHUNKS:
             self._origins[origin.key] = origin
         self._sessions[session.session_id] = session
@@ -156,6 +161,9 @@ class Sessions:
         if session.is_closed and not session.streams:
             if self._ending.pop(session.session_id, None) is not None:
                 self.former_books.add(session.books())
+                self._outputs[session.settings.output] -= 1
+                if not self._outputs[session.settings.output]:
+                    del self._outputs[session.settings.output]
             origin = session.origin
             origin.forget_left_chunks()
             if not origin.sessions and not origin.chunks and self._origins.get(origin.key) is origin:

@@ -90,7 +90,10 @@ class StreamFiles:
         """Close it, if that was asked for and nothing is missing that was announced."""
         if stream.is_closed or not stream.is_close_requested or not stream.may_close(is_aborted=is_aborted):
             return
-        record = self._streams.pop(stream.stream_id)
+        record = self._streams[stream.stream_id]
+        if record.entries and not is_aborted:
+            return  # until there is room for them
+        del self._streams[stream.stream_id]
         self._without_room.discard(stream.stream_id)
         if record.entries:
             log.error(
@@ -140,13 +143,20 @@ class StreamFiles:
         if not stream.settings.has_indexes or stream.is_metadata or stream.file.end_bytes == 0:
             return
         self._close_index(record)
-        record.index = self.store.make_index_file(stream.make_index_file(), record.index_minor)
+        try:
+            record.index = self.store.make_index_file(stream.file.index_path, record.index_minor)
+        except NoRoom:
+            self._without_room.add(stream.stream_id)
+            return
         record.index_file = stream.file
+        stream.note_index_file()
 
     def _write_entries(self, record: OpenStream) -> None:
         while record.entries:
             file, entry = record.entries[0]
             if not file.is_gone:
+                if not file.has_index_file:
+                    return  # there was no room for it
                 try:
                     self._index_of(record, file).write(file.entry_count, entry)
                 except NoRoom:
@@ -164,8 +174,8 @@ class StreamFiles:
         return record.index
 
     def check_room(self, record: OpenStream) -> None:
-        """Raises NoRoom while too many index entries wait for it."""
-        if len(record.entries) >= WAITING_ENTRIES_MAX:
+        """Raises NoRoom while too many index entries wait for it, or for their packets."""
+        if len(record.entries) >= WAITING_ENTRIES_MAX or record.stream.has_many_index_halves:
             raise NoRoom
 
     def try_again(self) -> None:
@@ -178,9 +188,14 @@ class StreamFiles:
     # ---- files ----
 
     def next_file(self, record: OpenStream) -> None:
-        """The current one is full. Raises OSError."""
+        """The current one is full. Raises NoRoom, after which it still is; OSError."""
+        former = record.stream.file
         record.stream.next_file()
-        self._open_file(record)
+        try:
+            self._open_file(record)
+        except NoRoom:
+            record.stream.file = former
+            raise
 
     def lend_again(self, record: OpenStream) -> None:
         """The descriptor was taken from the intake for want of room. Raises OSError."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from tracefleet_common.codecs.lttng_relay import CloseCommand
 from tracefleet_common.errors import InvalidArgument, NotFound, WrongState
 from tracefleet_relayd.domain import names
-from tracefleet_relayd.domain.stream import Stream, StreamBooks
+from tracefleet_relayd.domain.stream import Stream, StreamBooks, StreamSettings
 from tracefleet_relayd.domain.trace_chunk import NEW_CHUNK, OLD_CHUNK, SESSION_DIRECTORY, Step, TraceChunk
 
 
@@ -82,6 +82,7 @@ class RelaySession:
         self.streams: dict[int, Stream] = {}  # those that are not closed
         self.closed_books = StreamBooks()  # of those that are
         self.trace_ids: dict[str, int] = {}  # by path
+        self._names_by_path: dict[str, set[str]] = {}  # of open streams
         self._watchers: list[StreamWatcher] = []
         origin.sessions.add(self)
         if current_chunk is not None:
@@ -167,8 +168,13 @@ class RelaySession:
 
     # ---- streams ----
 
+    def has_stream(self, settings: StreamSettings) -> bool:
+        """Whether one that is open has the same name and path."""
+        return settings.channel_name in self._names_by_path.get(settings.path, ())
+
     def add(self, stream: Stream) -> None:
         self.streams[stream.stream_id] = stream
+        self._names_by_path.setdefault(stream.settings.path, set()).add(stream.channel_name)
 
     def stream(self, handle: int) -> Stream:
         """Raises NotFound for one that is closed, unknown, or another session's."""
@@ -188,7 +194,15 @@ class RelaySession:
     def forget(self, stream: Stream) -> None:
         """It is closed."""
         if self.streams.pop(stream.stream_id, None) is not None:
+            self._forget_name(stream.settings)
             self.closed_books.add(stream.books)
+
+    def _forget_name(self, settings: StreamSettings) -> None:
+        names_there = self._names_by_path[settings.path]
+        names_there.discard(settings.channel_name)
+        if not names_there:
+            del self._names_by_path[settings.path]
+            self.trace_ids.pop(settings.path, None)
 
     def books(self) -> StreamBooks:
         """Of all its streams, closed ones included."""

@@ -133,13 +133,12 @@ class Stream:
         self.file = file
         return file
 
-    def make_index_file(self) -> str:
-        """Note that the index file of the current file is made. Returns its path."""
+    def note_index_file(self) -> None:
+        """The index file of the current file is made."""
         assert self.file is not None
         self.file.has_index_file = True
         self.file.chunk.note_directory(f"{self.settings.path}/{names.INDEX_DIRECTORY}")
         self.file.chunk.files.add(self.file.relative_index_path)
-        return self.file.index_path
 
     # ---- packets and index entries ----
 
@@ -169,8 +168,6 @@ class Stream:
             raise RemoteProtocolError(f"An index entry of stream {self.stream_id} belongs to no packet")
         if sequence in self._index_halves:
             raise AlreadyExists(f"The index entry of packet {sequence} of stream {self.stream_id} comes twice")
-        if len(self._index_halves) >= WAITING_HALVES_MAX:
-            raise RemoteProtocolError(f"Stream {self.stream_id} has {WAITING_HALVES_MAX} index entries without packet")
         self._index_halves[sequence] = index
         self._find_end_of_chunk(index, sequence)
         self._last_index = sequence
@@ -181,6 +178,11 @@ class Stream:
             self._last_packet = index.packet_sequence_number
         if sequence in self._data_halves:
             self._joined.append(sequence)
+
+    @property
+    def has_many_index_halves(self) -> bool:
+        """More entries than that have to wait until packets come."""
+        return len(self._index_halves) >= WAITING_HALVES_MAX
 
     def _take_beacon(self, index: SendIndex) -> None:
         # While a half waits, a packet older than the beacon is on its way.

@@ -54,6 +54,15 @@ class RemoveFile:
 Step = MakeDirectory | Rename | RemoveDirectory | RemoveFile
 
 
+def put_aside_left_over(output: str, now_s: int) -> list[Step]:
+    """What a relay daemon left that was killed during a rotation: readable, and in nobody's way."""
+    at = names.chunk_time(now_s)
+    return [
+        Rename(names.joined(output, location), names.joined(output, f"interrupted-{at}-{what}"))
+        for location, what in ((OLD_CHUNK, "old"), (NEW_CHUNK, "new"))
+    ]
+
+
 @dataclass(eq=False)
 class TraceChunk:
     """One chunk. `output`: directory of the session. `location`: below that; it changes."""

@@ -180,7 +180,7 @@ def test_new_streams_are_announced_with_every_status_until_asked_for(world: Worl
     assert viewer.index(world.data) == live.NextIndexReply(status=NextIndexStatus.RETRY, flags=Flags.NEW_STREAM)
     world.data.inactive_until = 5
     assert viewer.index(world.data).flags == Flags.NEW_STREAM
-    world.data.receive_packet()
+    world.data.receive_packet(7, 8)
     assert viewer.index(world.data).flags == Flags.NEW_STREAM
     assert viewer.new_stream_ids() == [3]
     assert viewer.index(world.data).flags == Flags.NONE
@@ -252,6 +252,21 @@ def test_a_time_that_goes_backwards_is_not_passed_on(world: World) -> None:
     assert viewer.index_status(world.data) is NextIndexStatus.RETRY
     world.data.inactive_until = 21
     assert viewer.index_status(world.data) is NextIndexStatus.INACTIVE
+
+
+def test_no_promise_goes_beyond_a_stream_that_the_viewer_does_not_know_yet(world: World) -> None:
+    """Another session's too: a viewer merges all that it has attached."""
+    world.sessions.sessions.append(FakeSession(2))
+    viewer = world.viewer()
+    viewer.attach(2)
+    world.data.inactive_until = 5 * SECOND
+    assert viewer.index(world.data).timestamp_end == 5 * SECOND
+    world.sessions.sessions[1].publish(FakeStream(8, 3, is_metadata=True))
+    world.data.inactive_until = 6 * SECOND
+    reply = viewer.index(world.data)
+    assert (reply.status, reply.timestamp_end) == (NextIndexStatus.INACTIVE, 5 * SECOND)
+    viewer.new_streams(2)
+    assert viewer.index(world.data).timestamp_end == 6 * SECOND
 
 
 def test_a_packet_is_any_range_of_the_open_file(world: World) -> None:

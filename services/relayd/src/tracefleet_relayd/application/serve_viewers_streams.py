@@ -121,7 +121,7 @@ class DataReader:
         self._data: ViewableFile | None = None
         stream.keep(self, position)
 
-    def next_index(self) -> NextIndexReply:
+    def next_index(self, *, are_promises_held: bool) -> NextIndexReply:
         """The next index entry, or why there is none. Flags are the caller's."""
         stream = self.stream
         state = DataStreamState(
@@ -131,7 +131,7 @@ class DataReader:
             is_closed=stream.is_closed,
             is_rotating=stream.is_rotating or (self._session.is_rotating and not self._session.is_closed),
         )
-        match self._position.next_step(state):
+        match self._position.next_step(state, are_promises_held=are_promises_held):
             case NextStep.RETRY:
                 return NextIndexReply(status=NextIndexStatus.RETRY)
             case NextStep.FINISHED:
@@ -139,7 +139,7 @@ class DataReader:
             case NextStep.INACTIVE:
                 return NextIndexReply(
                     status=NextIndexStatus.INACTIVE,
-                    timestamp_end=state.inactive_until or 0,
+                    timestamp_end=self._position.promised_until,
                     stream_class_id=stream.stream_class_id,
                 )
             case NextStep.READ:

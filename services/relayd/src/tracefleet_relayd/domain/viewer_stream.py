@@ -30,10 +30,17 @@ class DataPosition:
 
     def __init__(self, position: int) -> None:
         self.position = position
-        self._promised_until = 0
+        self._promised_until = 0  # nothing comes before it: the latest time that the viewer was told
 
-    def next_step(self, state: DataStreamState) -> NextStep:
-        """Skip what was deleted or overwritten before it was read; tell what comes next."""
+    @property
+    def promised_until(self) -> int:
+        return self._promised_until
+
+    def next_step(self, state: DataStreamState, *, are_promises_held: bool) -> NextStep:
+        """Skip what was deleted or overwritten before it was read; tell what comes next.
+
+        With INACTIVE, `promised_until` is the promise. While promises are held, no new one is given.
+        """
         if state.is_rotating and not state.is_closed:  # the entries may be about to move, or to be deleted
             return NextStep.RETRY
         self.position = max(self.position, state.first_position)
@@ -41,6 +48,8 @@ class DataPosition:
             return NextStep.READ
         if state.is_closed:
             return NextStep.FINISHED
+        if are_promises_held:
+            return NextStep.INACTIVE if self._promised_until else NextStep.RETRY
         # A time that goes backwards would end babeltrace2: a producer that breaks its promise has no beacon.
         if state.inactive_until is not None and state.inactive_until >= self._promised_until:
             self._promised_until = state.inactive_until

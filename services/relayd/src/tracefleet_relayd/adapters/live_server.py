@@ -27,6 +27,7 @@ from tracefleet_relayd.application.viewables import ViewableFile
 
 RECEIVE_SIZE_BYTES: Final = 4096  # requests have 36 bytes at most
 TURN_SIZE_BYTES: Final = 256 * 1024  # sent to one viewer before others have their turn; babeltrace2 asks for that much
+SEND_BUFFER_SIZE_BYTES: Final = 512 * 1024  # what the system keeps of a reply that a viewer does not take
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor left for a viewer that waits
 # A viewer whose host vanished is noticed after 60 + 6 * 10 s.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
@@ -39,7 +40,7 @@ class LiveLimits(NamedTuple):
 
     viewer_count: int = 512
     connect_deadline_s: float = 30.0  # to say which version it speaks; after that it may be silent for ever
-    send_deadline_s: float = 60.0  # to take at least one byte of a reply
+    send_deadline_s: float = 60.0  # to take something of a reply
 
 
 class LiveServer:
@@ -102,7 +103,7 @@ class LiveServer:
                     continue
                 stack.enter_context(connection)
                 if self._viewer_count >= self._limits.viewer_count:
-                    log.warning("Too many viewers: refused=%s, count=%d", address, self._viewer_count)
+                    log.info("Too many viewers: refused=%s, count=%d", address, self._viewer_count)
                     continue
                 self._viewer_count += 1
                 self._start(self._serve(connection, stack.pop_all()))
@@ -113,7 +114,7 @@ class LiveServer:
             _set_up(connection)
             await self._converse(connection, viewer)
         except RemoteProtocolError as error:
-            log.warning("Hung up on a viewer: reason=%s", error)
+            log.info("Hung up on a viewer: reason=%s", error)
         except (OSError, TracefleetError) as error:
             log.info("Lost a viewer: reason=%s", error)
         except Exception:
@@ -212,6 +213,7 @@ class LiveServer:
 def _set_up(connection: socket.socket) -> None:
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_SIZE_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEP_ALIVE:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -334,17 +334,20 @@ def test_announced_packets_are_taken_after_the_control_connection_ended(producer
 def test_announced_packets_that_never_come_are_given_up(producer: Producer) -> None:
     producer.index(1, 0)
     producer.commands.end(is_aborted=False)
-    producer.relay.sessions.give_up_on_the_silent()
+    producer.relay.sessions.take_care()
     assert producer.relay.sessions.ending_sessions() != []
     producer.relay.clock.time_s += 100
-    producer.relay.sessions.give_up_on_the_silent()
+    producer.relay.sessions.take_care()
     assert producer.relay.sessions.ending_sessions() == []
 
 
 def test_broken_data_connection_ends_the_session(producer: Producer) -> None:
-    producer.packet(1, 0)
+    producer.send(1, 0)
     producer.relay.intake.end(error=104)
-    producer.relay.packets.take_reports()
+    producer.index(1, 0)  # came after it, but was sent before the peer died
+    assert offsets_in(producer, INDEX) == [0]
+    producer.relay.clock.time_s += 10
+    producer.relay.sessions.take_care()
     assert producer.relay.sessions.viewable_session(producer.session_id) is None
     with pytest.raises(Refused):
         producer.add("c_0")

@@ -75,7 +75,7 @@ class Wires:
             lambda: self.tracker.reserve(1, "data connection"),
             set_up_socket,
             connection_count_max=connection_count_max,
-            take_reports=self.packets.take_reports,
+            packets=self.packets,
         )
         self.live = LiveServer(self.viewers, lambda: self.tracker.reserve(1, "viewer"))
 
@@ -124,7 +124,7 @@ class Wires:
         """Look again at what waits for something."""
         self.files.try_again()
         self.packets.try_again()
-        self.sessions.give_up_on_the_silent()
+        self.sessions.take_care()
 
     async def close(self) -> None:
         await self.status.close()

@@ -114,7 +114,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_deadline(None)
         self._server.connections.discard(self)
-        self._commands.end(is_aborted=self._has_failed or exc is not None)
+        # Packets may still come that were announced, also when the connection was reset: their peer died.
+        self._commands.end(is_aborted=self._has_failed)
         self._resources.close()
         self._transport = None
         if self._retry is not None:

@@ -10,11 +10,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from tracefleet_relayd.adapters.native_intake import NativeIntake
+from tracefleet_relayd.application.receive_packets import ReceivePackets
 
 log = logging.getLogger("tracefleet.relayd.data")
 
 ACCEPTS_PER_TURN_MAX: Final = 64
 ACCEPT_PAUSE_S: Final = 0.2  # when there is no descriptor left
+# A report of the intake may wait so long while there are many: mostly an index entry comes next, and takes it along.
+REPORT_PERIOD_S: Final = 0.002
 
 SocketSettings = Callable[[socket.socket], None]
 
@@ -29,13 +32,15 @@ class DataServer:
         set_up_socket: SocketSettings,
         *,
         connection_count_max: int,
-        take_reports: Callable[[], None],
+        packets: ReceivePackets,
     ) -> None:
         self._intake = intake
         self._reserve = reserve
         self._set_up_socket = set_up_socket
         self._connection_count_max = connection_count_max
-        self._take_reports = take_reports
+        self._packets = packets
+        self._seen_counts = (0, 0)  # of all reports and of holds
+        self._next_look: asyncio.TimerHandle | None = None
         self._listeners: Sequence[socket.socket] = ()
 
     def open(self, listeners: Sequence[socket.socket]) -> None:
@@ -45,16 +50,36 @@ class DataServer:
         for listener in listeners:
             listener.setblocking(False)
             loop.add_reader(listener, self._accept, listener)
-        loop.add_reader(self._intake.fileno(), self._take_reports)
+        loop.add_reader(self._intake.fileno(), self._reports_are_there)
 
     def close(self) -> None:
         """Connections that are there stay the intake's."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._intake.fileno())
+        if self._next_look is not None:
+            self._next_look.cancel()
         for listener in self._listeners:
             loop.remove_reader(listener)
             listener.close()
         self._listeners = ()
+
+    def _reports_are_there(self) -> None:
+        self._packets.take_reports()
+        asyncio.get_running_loop().remove_reader(self._intake.fileno())
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._seen_counts = (self._packets.report_count, self._packets.hold_count)
+        self._next_look = asyncio.get_running_loop().call_later(REPORT_PERIOD_S, self._look)
+
+    def _look(self) -> None:
+        self._packets.take_reports()
+        report_count, hold_count = self._seen_counts
+        if self._packets.report_count == report_count or self._packets.hold_count != hold_count:
+            # It is quiet; or connections are held, which must not wait.
+            asyncio.get_running_loop().add_reader(self._intake.fileno(), self._reports_are_there)
+        else:
+            self._look_later()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN_MAX):

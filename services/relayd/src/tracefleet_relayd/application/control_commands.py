@@ -212,6 +212,7 @@ class ControlCommands:
 
     def _send_index(self, request: relay.SendIndex) -> Reply:
         record = self._record(request.stream_handle, _failed())
+        self._take_reports()  # usually the packet is there
         self._files.check_room(record)
         try:
             record.stream.take_index(request)

@@ -26,6 +26,8 @@ class ReceivePackets:
         self._intake = intake
         self._files = files
         self._sessions = sessions
+        self.report_count = 0  # so far
+        self.hold_count = 0
         self._reports: deque[IntakeReport] = deque()
         self._sessions_by_token: dict[int, RelaySession] = {}
         self._held: set[int] = set()  # they are resumed in a while
@@ -34,7 +36,9 @@ class ReceivePackets:
 
     def take_reports(self) -> None:
         """Hear of all that happened, in order. May be called while a report is dealt with."""
-        self._reports.extend(self._intake.take_reports())
+        reports = self._intake.take_reports()
+        self.report_count += len(reports)
+        self._reports.extend(reports)
         while self._reports:
             self._take(self._reports.popleft())
 
@@ -54,7 +58,9 @@ class ReceivePackets:
             self._intake.close(report.token)
             if report.error:
                 log.warning("Data connection broke: token=%d, error=%s", report.token, os.strerror(report.error))
-            self._end_session(report.token, is_aborted=report.error != 0)
+            session = self._forget(report.token)
+            if session is not None:
+                self._sessions.close_soon(session)
             return
         record = self._files.get(report.handle)
         try:
@@ -84,10 +90,12 @@ class ReceivePackets:
         self._without_room.discard(report.token)
         if record.target is not None:
             record.target.touch()
-        self._files.advance(record)
+        if stream.has_something_to_do:
+            self._files.advance(record)
 
     def _release(self, report: IntakeReport, record: OpenStream | None) -> None:
         """Take away what holds the connection, and let it go on. What cannot be helped is closed."""
+        self.hold_count += 1
         token = report.token
         if record is None or record.stream.is_metadata:
             log.warning("Packet for an unknown stream: token=%d, stream=%d", token, report.handle)
@@ -131,11 +139,11 @@ class ReceivePackets:
 
     def _close(self, token: int, *, is_aborted: bool) -> None:
         self._intake.close(token)
-        self._end_session(token, is_aborted=is_aborted)
-
-    def _end_session(self, token: int, *, is_aborted: bool) -> None:
-        session = self._sessions_by_token.pop(token, None)
-        self._held.discard(token)
-        self._without_room.discard(token)
+        session = self._forget(token)
         if session is not None:
             self._sessions.close(session, is_aborted=is_aborted)
+
+    def _forget(self, token: int) -> RelaySession | None:
+        self._held.discard(token)
+        self._without_room.discard(token)
+        return self._sessions_by_token.pop(token, None)

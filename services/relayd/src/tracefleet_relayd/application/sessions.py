@@ -19,6 +19,7 @@ from tracefleet_relayd.domain.trace_chunk import SESSION_DIRECTORY, TraceChunk, 
 
 log = logging.getLogger("tracefleet.relayd.sessions")
 
+INDEX_GRACE_S: Final = 2  # after the end of a data connection
 SILENCE_S_MAX: Final = 60  # of a peer whose control connection is gone
 NO_UUID = b""  # of sessions before minor 11: their origin is their own
 
@@ -44,6 +45,7 @@ class Sessions:
         self._trace_ids = itertools.count(1)
         self._sessions: dict[int, RelaySession] = {}  # open ones
         self._ending: dict[int, Ending] = {}
+        self._without_data: dict[int, int] = {}  # since when, by session id
         self._outputs: Counter[str] = Counter()  # how many sessions each has
         self._origins: dict[OriginKey, Origin] = {}
         files.listen(self._stream_closed)
@@ -127,9 +129,11 @@ class Sessions:
 
     def close(self, session: RelaySession, *, is_aborted: bool) -> None:
         """One of its connections is gone. Aborted: what is missing will not come; a second call may say so."""
+        is_aborted = is_aborted or session.session_id in self._without_data
         if not session.is_closed:
             log.info("Session ends: session-id=%d, is-aborted=%s", session.session_id, is_aborted)
             self._sessions.pop(session.session_id, None)
+            self._without_data.pop(session.session_id, None)
             self._ending[session.session_id] = Ending(session, -1, self._clock.now_s())
         self._files.carry_out(session.close())
         for stream in list(session.streams.values()):
@@ -137,8 +141,23 @@ class Sessions:
             self._files.close_when_complete(stream, is_aborted=is_aborted)
         self._forget_if_over(session)
 
-    def give_up_on_the_silent(self) -> None:
-        """Packets that were announced do not come any more. To be called once in a while."""
+    def close_soon(self, session: RelaySession) -> None:
+        """No packets come any more. Index entries of those that came may be on their way, as after a sudden death."""
+        if not session.is_closed:
+            self._without_data.setdefault(session.session_id, self._clock.now_s())
+
+    def take_care(self) -> None:
+        """Close sessions that wait for nothing any more. To be called once in a while."""
+        for session_id, since_s in list(self._without_data.items()):
+            if self._clock.now_s() - since_s >= INDEX_GRACE_S:
+                session = self._sessions.get(session_id)
+                del self._without_data[session_id]
+                if session is not None:
+                    self.close(session, is_aborted=True)
+        self._give_up_on_the_silent()
+
+    def _give_up_on_the_silent(self) -> None:
+        """Packets that were announced do not come any more."""
         for session_id, ending in list(self._ending.items()):
             packet_count = sum(stream.books.packet_count for stream in ending.session.streams.values())
             if packet_count != ending.packet_count:

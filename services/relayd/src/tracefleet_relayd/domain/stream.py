@@ -196,6 +196,16 @@ class Stream:
         self.books.packet_count += 1
         self.books.size_bytes += size_bytes
 
+    @property
+    def has_something_to_do(self) -> bool:
+        """Not when a packet is one more that waits for its index entry, which is the usual case."""
+        return (
+            bool(self._joined)
+            or self.rotation is not None
+            or self.is_close_requested
+            or (self.file is not None and not self.file.has_index_file)
+        )
+
     def joined_entries(self) -> Iterator[tuple[TraceFile, IndexEntry]]:
         """Entries to be written now, in order. Each counts for viewers after `note_entry`."""
         while self._joined:

@@ -28,6 +28,7 @@ from tracefleet_relayd.application.viewables import ViewableFile
 RECEIVE_SIZE_BYTES: Final = 4096  # requests have 36 bytes at most
 TURN_SIZE_BYTES: Final = 256 * 1024  # sent to one viewer before others have their turn; babeltrace2 asks for that much
 SEND_BUFFER_SIZE_BYTES: Final = 512 * 1024  # what the system keeps of a reply that a viewer does not take
+PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor left for a viewer that waits
 # A viewer whose host vanished is noticed after 60 + 6 * 10 s.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
@@ -173,18 +174,22 @@ class LiveServer:
                     await self._wait_writable(connection)
 
     async def _send_file(self, connection: socket.socket, payload: FileRange) -> None:
-        offset_bytes = payload.offset_bytes
+        loop = asyncio.get_running_loop()
+        offset_bytes = read_until = payload.offset_bytes
         end = offset_bytes + payload.size_bytes
         while offset_bytes < end:
             size_bytes = min(end - offset_bytes, TURN_SIZE_BYTES)
-            if not _is_in_memory(payload.file, offset_bytes, size_bytes):
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._disk, _bring_into_memory, payload.file, offset_bytes, size_bytes)
             try:
                 with payload.file.use() as descriptor:
-                    sent_size_bytes = os.sendfile(connection.fileno(), descriptor, offset_bytes, size_bytes)
+                    is_ready = offset_bytes < read_until or _is_in_memory(descriptor, offset_bytes, size_bytes)
+                    if is_ready:
+                        sent_size_bytes = os.sendfile(connection.fileno(), descriptor, offset_bytes, size_bytes)
             except BlockingIOError:
                 await self._wait_writable(connection)
+                continue
+            if not is_ready:
+                await loop.run_in_executor(self._disk, _bring_into_memory, payload.file, offset_bytes, size_bytes)
+                read_until = offset_bytes + size_bytes
                 continue
             if not sent_size_bytes:
                 raise TransportError(f"A file became shorter than {end} bytes while it was sent")
@@ -219,13 +224,12 @@ def _set_up(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _is_in_memory(file: ViewableFile, offset_bytes: int, size_bytes: int) -> bool:
-    """Whether the file can be sent without waiting for the disk, as far as its first and last byte can tell."""
-    buffer = bytearray(1)
+def _is_in_memory(descriptor: int, offset_bytes: int, size_bytes: int) -> bool:
+    """Whether a file can be sent without waiting for the disk, as far as the first and last byte can tell."""
+    byte = bytearray(1)
     try:
-        with file.use() as descriptor:
-            for at in (offset_bytes, offset_bytes + size_bytes - 1):
-                os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)
+        for at in {offset_bytes // PAGE_SIZE_BYTES, (offset_bytes + size_bytes - 1) // PAGE_SIZE_BYTES}:
+            os.preadv(descriptor, [byte], at * PAGE_SIZE_BYTES, os.RWF_NOWAIT)
     except OSError as error:  # EOPNOTSUPP: a file system that has no disk to wait for, or cannot tell
         return error.errno != errno.EAGAIN
     return True

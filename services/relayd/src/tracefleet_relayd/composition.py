@@ -47,8 +47,8 @@ class Wires:
         capacity = fd_capacity(pool_size)
         self.tracker = FdTracker(settings.output_directory, capacity)
         self.intake = NativeIntake()
-        store = TraceStoreOnDisk(settings.output_directory, self.tracker, self.intake)
-        self.files = StreamFiles(store, self.intake)
+        self.store = TraceStoreOnDisk(settings.output_directory, self.tracker, self.intake)
+        self.files = StreamFiles(self.store, self.intake)
         grouping = Grouping.BY_SESSION if settings.is_grouped_by_session else Grouping.BY_HOST
         self.sessions = Sessions(self.files, WallClock(), grouping)
         self.packets = ReceivePackets(self.intake, self.files, self.sessions)
@@ -136,6 +136,7 @@ class Wires:
         self.sessions.close_all()
         await asyncio.sleep(0)  # the control connections take their leave
         self.intake.free()
+        self.store.close()
         if self._own_descriptors is not None:
             self._own_descriptors.release()
         self.tracker.close()

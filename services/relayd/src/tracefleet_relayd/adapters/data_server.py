@@ -39,7 +39,7 @@ class DataServer:
         self._set_up_socket = set_up_socket
         self._connection_count_max = connection_count_max
         self._packets = packets
-        self._seen_counts = (0, 0)  # of all reports and of holds
+        self._seen_count = 0  # of reports, at the last look
         self._next_look: asyncio.TimerHandle | None = None
         self._listeners: Sequence[socket.socket] = ()
 
@@ -64,19 +64,20 @@ class DataServer:
         self._listeners = ()
 
     def _reports_are_there(self) -> None:
+        hold_count = self._packets.hold_count
         self._packets.take_reports()
-        asyncio.get_running_loop().remove_reader(self._intake.fileno())
-        self._look_later()
+        if self._packets.hold_count == hold_count:  # while connections are held, nothing must wait
+            asyncio.get_running_loop().remove_reader(self._intake.fileno())
+            self._look_later()
 
     def _look_later(self) -> None:
-        self._seen_counts = (self._packets.report_count, self._packets.hold_count)
+        self._seen_count = self._packets.report_count
         self._next_look = asyncio.get_running_loop().call_later(REPORT_PERIOD_S, self._look)
 
     def _look(self) -> None:
+        hold_count = self._packets.hold_count
         self._packets.take_reports()
-        report_count, hold_count = self._seen_counts
-        if self._packets.report_count == report_count or self._packets.hold_count != hold_count:
-            # It is quiet; or connections are held, which must not wait.
+        if self._packets.report_count == self._seen_count or self._packets.hold_count != hold_count:
             asyncio.get_running_loop().add_reader(self._intake.fileno(), self._reports_are_there)
         else:
             self._look_later()

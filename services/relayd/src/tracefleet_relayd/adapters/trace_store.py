@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tracefleet_common.codecs.index_file import (
@@ -16,7 +17,7 @@ from tracefleet_common.codecs.index_file import (
     encode_index_entry,
     encode_index_header,
 )
-from tracefleet_relayd.adapters.beneath import make_directories, opened_parent
+from tracefleet_relayd.adapters.beneath import make_directories, open_beneath, opened_parent, stat_beneath
 from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, NewFile
 from tracefleet_relayd.adapters.native_intake import NativeIntake
 from tracefleet_relayd.adapters.viewed_file import ViewedFile
@@ -29,6 +30,8 @@ log = logging.getLogger("tracefleet.relayd.store")
 DIRECTORY_MODE: Final = 0o770
 FILE_MODE: Final = 0o660
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
+LARGE_SIZE_BYTES: Final = 64 << 20  # removing a file takes longer the larger it is
+FREEING_COUNT_MAX: Final = 4  # each is a descriptor that the tracker does not know
 _COPY_SIZE_BYTES: Final = 1 << 24
 
 
@@ -39,6 +42,8 @@ class TraceStoreOnDisk:
         self._base = base
         self._tracker = tracker
         self._intake = intake
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="freeing")
+        self._freeing_count = 0  # of files; the thread makes it smaller, and being wrong by one does no harm
 
     def carry_out(self, step: Step) -> None:
         match step:
@@ -48,8 +53,7 @@ class TraceStoreOnDisk:
                 with contextlib.suppress(FileNotFoundError):
                     self._tracker.rename(step.source, step.target)
             case RemoveFile():
-                with contextlib.suppress(FileNotFoundError):
-                    self._tracker.unlink(step.path)
+                self._remove(step.path)
             case RemoveDirectory():
                 with (
                     contextlib.suppress(FileNotFoundError),
@@ -81,8 +85,26 @@ class TraceStoreOnDisk:
         """Make room for a new file: its directories are there, and no file of its name. Raises OSError."""
         directory = path.rpartition("/")[0]
         make_directories(self._base, directory, DIRECTORY_MODE)
-        with contextlib.suppress(FileNotFoundError):
+        self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        """Remove a file's name, if it is there. The blocks of a large one are given back in another thread."""
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            if stat_beneath(self._base, path).st_size >= LARGE_SIZE_BYTES and self._freeing_count < FREEING_COUNT_MAX:
+                kept = open_beneath(self._base, path, os.O_PATH)
+                stack.callback(self._close_elsewhere, kept)
             self._tracker.unlink(path)
+
+    def _close_elsewhere(self, descriptor: int) -> None:
+        self._freeing_count += 1
+        self._threads.submit(os.close, descriptor).add_done_callback(self._has_freed)
+
+    def _has_freed(self, _: object) -> None:
+        self._freeing_count -= 1
+
+    def close(self) -> None:
+        """Wait until all blocks are given back."""
+        self._threads.shutdown()
 
 
 class IntakeTarget:

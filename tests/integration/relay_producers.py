@@ -1,0 +1,91 @@
+"""A consumer daemon of LTTng's relay protocol, word by word, for what the genuine one does not do."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from relays import connect_inside
+from world import World
+
+from tracefleet_common.codecs import lttng_relay as relay
+from tracefleet_common.codecs.lttng_relay_replies import ReplyDecoder
+from tracefleet_common.codecs.lttng_relay_requests import encode_request
+
+CONTROL_PORT, DATA_PORT = 5342, 5343
+DATA_HEADER = struct.Struct(">QQQII")
+CREATION_TIME_S = 1_700_000_000
+
+
+class RawProducer:
+    """One session on a pair of connections."""
+
+    def __init__(self, world: World, session: str = "raw", *, session_id: int = 1, host: str = "rawhost") -> None:
+        self.control = connect_inside(world, CONTROL_PORT)
+        self.control.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.data = connect_inside(world, DATA_PORT)
+        self._replies = ReplyDecoder(relay.MINOR)
+        self.ask(relay.Version())
+        reply = self.ask(
+            relay.CreateSession(
+                session_name=session,
+                host_name=host,
+                sessiond_uuid=bytes(range(16)),
+                sessiond_session_id=session_id,
+                creation_time_s=CREATION_TIME_S,
+            )
+        )
+        assert isinstance(reply, relay.CreateSessionReply)
+        self.session_id, self.output = reply.session_id, reply.output_path
+        self.ask(relay.CreateTraceChunk(chunk_id=0, creation_time_s=CREATION_TIME_S))
+
+    def __enter__(self) -> RawProducer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.control.close()
+        self.data.close()
+
+    def ask(self, *requests: relay.Request) -> relay.Reply:
+        """Send all of them at once; the last reply. EOFError when the relay daemon hangs up."""
+        for request in requests:
+            self._replies.expect(request.command)
+        self.control.sendall(b"".join(encode_request(request) for request in requests))
+        return [self._next_reply() for _ in requests][-1]
+
+    def _next_reply(self) -> relay.Reply:
+        while (reply := self._replies.next_reply()) is None:
+            data = self.control.recv(65536)
+            if not data:
+                raise EOFError("the relay daemon has hung up")
+            self._replies.receive(data)
+        return reply
+
+    def add(self, channel: str, path: str = "ust", **settings: int) -> int:
+        reply = self.ask(relay.AddStream(channel_name=channel, path=path, trace_chunk_id=0, **settings))
+        assert isinstance(reply, relay.AddStreamReply)
+        assert reply.return_code == relay.ReturnCode.OK
+        assert reply.stream_handle is not None
+        return reply.stream_handle
+
+    def send(self, handle: int, sequence: int, data: bytes, padding: int = 0) -> None:
+        self.data.sendall(DATA_HEADER.pack(0, handle, sequence, len(data), padding) + data)
+
+    def index(self, handle: int, sequence: int, size_bytes: int) -> relay.SendIndex:
+        return relay.SendIndex(
+            stream_handle=handle,
+            sequence_number=sequence,
+            packet_size_bits=8 * size_bytes,
+            content_size_bits=8 * size_bytes,
+            timestamp_begin=sequence,
+            timestamp_end=sequence,
+            discarded_event_count=0,
+            stream_class_id=0,
+            stream_instance_id=0,
+            packet_sequence_number=sequence,
+        )
+
+    def is_pending(self, handle: int, last: int) -> bool:
+        reply = self.ask(relay.DataPending(stream_handle=handle, last_sequence_number=last))
+        assert isinstance(reply, relay.PendingReply)
+        return reply.status is not relay.PendingStatus.ARRIVED

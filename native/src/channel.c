@@ -146,9 +146,14 @@ static int open_stream(struct tf_channel *channel, struct tf_stream *stream)
 	ret = map_stream(stream, attributes);
 	if (ret < 0 || !channel->output)
 		return ret;
+	stream->output = channel->output;
+	stream->relay = tf_output_relay(channel->output);
+	stream->relayed = (struct tf_relay_stream){ .stream_id = attributes->channel_id, .cpu = stream->cpu };
+	if (stream->relay)
+		return 0; /* until it has a name there */
 	ret = tf_trace_file_open(&stream->file, channel->output, channel->name, stream->cpu, attributes->channel_id,
 				 attributes->trace_file_size, attributes->trace_file_count);
-	stream->has_file = ret == 0;
+	stream->has_sink = ret == 0;
 	return ret;
 }
 
@@ -299,12 +304,12 @@ static void destroy_buffers(struct tf_channel *channel)
 
 static void close_stream(struct tf_stream *stream)
 {
-	if (stream->ust && stream->has_file && !stream->is_broken)
+	if (stream->ust && stream->has_sink && !stream->is_broken)
 		stream->unwritten_packet_count = tf_stream_count_complete(stream);
 	tf_stream_count_discarded(stream);
-	if (stream->has_file)
+	if (stream->has_sink && !stream->relay)
 		tf_trace_file_close(&stream->file);
-	stream->has_file = false;
+	stream->has_sink = false;
 	if (stream->map)
 		munmap(stream->map, stream->map_size);
 	stream->map = NULL;
@@ -350,6 +355,39 @@ void tf_channel_free(struct tf_channel *channel)
 	tf_record_layouts_free(channel->layouts);
 	free(channel->name);
 	free(channel);
+}
+
+int tf_channel_set_relay_streams(struct tf_channel *channel, const uint64_t *handles, size_t count)
+{
+	int ret = 0;
+
+	if (count != channel->stream_count)
+		return -EINVAL;
+	for (uint32_t i = 0; i < channel->stream_count && ret == 0; i++) {
+		struct tf_stream *stream = &channel->streams[i];
+
+		pthread_mutex_lock(&stream->lock);
+		if (channel->is_closed)
+			ret = -EBADF;
+		else if (!stream->relay || stream->has_sink)
+			ret = -EINVAL;
+		stream->relayed.handle = handles[i];
+		stream->has_sink = ret == 0;
+		pthread_mutex_unlock(&stream->lock);
+	}
+	return ret;
+}
+
+int tf_channel_relay_positions(struct tf_channel *channel, uint64_t *packet_counts, size_t count)
+{
+	if (count != channel->stream_count)
+		return -EINVAL;
+	for (uint32_t i = 0; i < channel->stream_count; i++) {
+		pthread_mutex_lock(&channel->streams[i].lock);
+		packet_counts[i] = channel->streams[i].relayed.next_number;
+		pthread_mutex_unlock(&channel->streams[i].lock);
+	}
+	return 0;
 }
 
 int tf_channel_set_record_layout(struct tf_channel *channel, int64_t event_id, const uint8_t *layout, size_t size)
@@ -551,7 +589,7 @@ int tf_channel_books(struct tf_channel *channel, struct tf_stream_books *books, 
 			.bytes = stream->byte_count,
 			.discarded_event_count = tf_stream_count_discarded(stream),
 			.lost_packet_count = stream->lost_packet_count,
-			.unwritten_packet_count = stream->ust && stream->error != 0 ?
+			.unwritten_packet_count = stream->ust && (stream->error != 0 || stream->refused_since_ms) ?
 							  tf_stream_count_complete(stream) :
 							  stream->unwritten_packet_count,
 		};

@@ -2,6 +2,7 @@
 
 #include "credentials.h"
 #include "io.h"
+#include "relay.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,11 +19,15 @@
 #define METADATA_PACKET_SIZE 4096
 #define METADATA_HEADER_SIZE 37
 #define METADATA_MAGIC 0x75D11D57u
+/* At a relay daemon: what programs announce at once is smaller by far. */
+#define METADATA_TEXT_SIZE_MAX (1 << 20)
 #define DIRECTORY_MODE 0770
 #define FILE_MODE 0660
 
 struct tf_output {
 	int reference_count; /* atomic */
+	struct tf_relay *relay; /* NULL: files */
+	uint64_t metadata_handle;
 	char *root;
 	char *relative_path;
 	uid_t uid;
@@ -62,6 +67,21 @@ static bool is_valid_relative_path(const char *path)
 	}
 }
 
+static struct tf_output *allocate(void)
+{
+	struct tf_output *output = calloc(1, sizeof(*output));
+
+	if (!output)
+		return NULL;
+	output->reference_count = 1;
+	output->directory_fd = -1;
+	output->metadata_fd = -1;
+	output->text_fd = -1;
+	pthread_mutex_init(&output->directory_lock, NULL);
+	pthread_mutex_init(&output->metadata_lock, NULL);
+	return output;
+}
+
 int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid_t gid, const gid_t *groups,
 		     size_t group_count, struct tf_output **out)
 {
@@ -69,18 +89,12 @@ int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid
 
 	if (root[0] != '/' || !is_valid_relative_path(relative_path) || strlen(root) >= PATH_MAX)
 		return -EINVAL;
-	output = calloc(1, sizeof(*output));
+	output = allocate();
 	if (!output)
 		return -ENOMEM;
-	output->reference_count = 1;
 	output->uid = uid;
 	output->gid = gid;
 	output->group_count = group_count;
-	output->directory_fd = -1;
-	output->metadata_fd = -1;
-	output->text_fd = -1;
-	pthread_mutex_init(&output->directory_lock, NULL);
-	pthread_mutex_init(&output->metadata_lock, NULL);
 	output->root = strdup(root);
 	output->relative_path = strdup(relative_path);
 	output->groups = calloc(group_count + 1, sizeof(*groups));
@@ -92,6 +106,23 @@ int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid
 		memcpy(output->groups, groups, group_count * sizeof(*groups));
 	*out = output;
 	return 0;
+}
+
+int tf_output_create_relayed(struct tf_relay *relay, uint64_t metadata_handle, struct tf_output **out)
+{
+	struct tf_output *output = allocate();
+
+	if (!output)
+		return -ENOMEM;
+	output->relay = tf_relay_get(relay);
+	output->metadata_handle = metadata_handle;
+	*out = output;
+	return 0;
+}
+
+struct tf_relay *tf_output_relay(const struct tf_output *output)
+{
+	return output->relay;
 }
 
 struct tf_output *tf_output_get(struct tf_output *output)
@@ -114,6 +145,7 @@ void tf_output_put(struct tf_output *output)
 	free(output->root);
 	free(output->relative_path);
 	free(output->groups);
+	tf_relay_put(output->relay);
 	free(output);
 }
 
@@ -229,6 +261,8 @@ int tf_output_prepare(struct tf_output *output)
 	struct tf_credentials saved;
 	int ret;
 
+	if (output->relay)
+		return 0;
 	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
 	if (ret < 0)
 		return ret;
@@ -246,7 +280,7 @@ int tf_output_create_file(struct tf_output *output, const char *directory, const
 	struct tf_credentials saved;
 	int ret, fd = -1;
 
-	if (!is_valid_component(name, strlen(name)) || strchr(name, '/'))
+	if (output->relay || !is_valid_component(name, strlen(name)) || strchr(name, '/'))
 		return -EINVAL;
 	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
 	if (ret < 0)
@@ -323,25 +357,33 @@ static int read_text(const struct tf_output *output, uint8_t *text, size_t size,
 	return 0;
 }
 
-/* Cut text into packets: header (37 bytes, native byte order, packed), text, zeroes up to the page. */
+/* One packet: header (37 bytes, native byte order, packed), text; zeroes up to @packet_size are the caller's. */
+static int fill_metadata_packet(const struct tf_output *output, uint8_t *packet, size_t packet_size, size_t size,
+				uint64_t offset)
+{
+	const uint32_t magic = METADATA_MAGIC;
+	const uint32_t content_bits = (uint32_t)(METADATA_HEADER_SIZE + size) * 8;
+	const uint32_t packet_bits = (uint32_t)packet_size * 8;
+
+	memcpy(packet, &magic, 4);
+	memcpy(packet + 4, output->uuid, 16);
+	memcpy(packet + 24, &content_bits, 4); /* 20: the checksum, none */
+	memcpy(packet + 28, &packet_bits, 4);
+	packet[35] = 1; /* 32..34: no compression, encryption, checksum */
+	packet[36] = 8;
+	return read_text(output, packet + METADATA_HEADER_SIZE, size, offset);
+}
+
+/* Cut text into packets of a page. */
 static int fill_metadata_packets(const struct tf_output *output, uint8_t *packet, size_t size, uint64_t offset)
 {
 	const size_t room = METADATA_PACKET_SIZE - METADATA_HEADER_SIZE;
 
 	for (; size > 0; packet += METADATA_PACKET_SIZE) {
 		const size_t taken = size < room ? size : room;
-		const uint32_t magic = METADATA_MAGIC;
-		const uint32_t content_bits = (uint32_t)(METADATA_HEADER_SIZE + taken) * 8;
-		const uint32_t packet_bits = METADATA_PACKET_SIZE * 8;
 		int ret;
 
-		memcpy(packet, &magic, 4);
-		memcpy(packet + 4, output->uuid, 16);
-		memcpy(packet + 24, &content_bits, 4); /* 20: the checksum, none */
-		memcpy(packet + 28, &packet_bits, 4);
-		packet[35] = 1; /* 32..34: no compression, encryption, checksum */
-		packet[36] = 8;
-		ret = read_text(output, packet + METADATA_HEADER_SIZE, taken, offset);
+		ret = fill_metadata_packet(output, packet, METADATA_PACKET_SIZE, taken, offset);
 		if (ret < 0)
 			return ret;
 		offset += taken;
@@ -369,6 +411,28 @@ static uint64_t published_text_size(const struct tf_output *output)
 	return __atomic_load_n(&output->text->text_size, __ATOMIC_ACQUIRE);
 }
 
+/* With the metadata lock held: send text from where the latest ended, as much as makes a packet. */
+static int send_text(struct tf_output *output, size_t size)
+{
+	const size_t content_size = METADATA_HEADER_SIZE + size;
+	const size_t packet_size =
+		(content_size + METADATA_PACKET_SIZE - 1) / METADATA_PACKET_SIZE * METADATA_PACKET_SIZE;
+	uint8_t *packet = calloc(1, content_size);
+	int ret;
+
+	if (!packet)
+		return -ENOMEM;
+	ret = fill_metadata_packet(output, packet, packet_size, size, output->written_text_size);
+	if (ret == 0)
+		ret = tf_relay_send_metadata(output->relay, output->metadata_handle, packet, content_size,
+					     (uint32_t)(packet_size - content_size));
+	/* Release: as below. */
+	if (ret == 0)
+		__atomic_store_n(&output->written_text_size, output->written_text_size + size, __ATOMIC_RELEASE);
+	free(packet);
+	return ret;
+}
+
 /* With the metadata lock held: append all text up to @end. */
 static int append_text(struct tf_output *output, uint64_t end)
 {
@@ -386,6 +450,11 @@ static int append_text(struct tf_output *output, uint64_t end)
 	if (end < begin || end > (uint64_t)status.st_size - TF_METADATA_TEXT_OFFSET)
 		return -EBADMSG;
 	size = (size_t)(end - begin);
+	if (output->relay) {
+		for (ret = 0; size > 0 && ret == 0; size = (size_t)(end - output->written_text_size))
+			ret = send_text(output, size < METADATA_TEXT_SIZE_MAX ? size : METADATA_TEXT_SIZE_MAX);
+		return ret;
+	}
 	packets_size = (size + room - 1) / room * METADATA_PACKET_SIZE;
 	packets = calloc(1, packets_size);
 	if (!packets)

@@ -5,6 +5,9 @@
 
 struct tf_output *tf_output_get(struct tf_output *output);
 
+/* NULL: it has files. */
+struct tf_relay *tf_output_relay(const struct tf_output *output);
+
 /*
  * Make a file anew as the owner: @directory is NULL or the name of one subdirectory ("index"), @name one path
  * component. What had that name before is unlinked, never written to. Returns a descriptor or a negative errno.

@@ -2,6 +2,7 @@
 
 #include "channel.h"
 #include "clock.h"
+#include "output.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -177,6 +178,12 @@ static int open_timer(uint32_t period_us)
 
 /* ---- visits ---- */
 
+/* Something of the stream's, or of another to the same relay daemon, waits for that to take it. */
+static bool is_held_up(struct tf_stream *stream)
+{
+	return stream->relay && tf_relay_is_waiting(stream->relay) && tf_relay_poll(stream->relay) == 1;
+}
+
 /* With the stream's lock held: write what is ready; true when somebody has to look again before it wakes us. */
 static bool visit_stream(struct tf_pump *pump, struct entry *entry, struct tf_stream *stream)
 {
@@ -191,7 +198,27 @@ static bool visit_stream(struct tf_pump *pump, struct entry *entry, struct tf_st
 		(void)ret; /* a full pipe wakes as well */
 	}
 	collect_reports(pump, entry, stream);
-	return result == TF_TURN_HOLE || (result == TF_TURN_FAILED && !stream->is_broken);
+	return result == TF_TURN_HOLE || (result == TF_TURN_FAILED && !stream->is_broken) || is_held_up(stream);
+}
+
+/*
+ * The live timer has expired: write what there is. When that is nothing, the relay daemon is told that nothing happened
+ * up to now; the clock is read first, since whatever comes during the look is later.
+ */
+static bool visit_live_stream(struct tf_pump *pump, struct entry *entry, struct tf_stream *stream)
+{
+	const uint64_t packet_count = stream->packet_count;
+	bool is_unfinished;
+	uint64_t now;
+
+	if (!stream->has_sink || tf_stream_timestamp(stream, &now) < 0)
+		return false;
+	tf_output_write_metadata(stream->output); /* a failure shows again with the next packet */
+	tf_stream_flush(stream, false);
+	is_unfinished = visit_stream(pump, entry, stream);
+	if (stream->packet_count == packet_count && tf_stream_is_idle(stream))
+		tf_relay_send_beacon(stream->relay, &stream->relayed, now);
+	return is_unfinished;
 }
 
 static void on_stream(struct tf_pump *pump, struct entry *entry, uint32_t index, uint32_t cpu)
@@ -211,9 +238,15 @@ static void on_stream(struct tf_pump *pump, struct entry *entry, uint32_t index,
 	pthread_mutex_unlock(&stream->lock);
 }
 
+static bool is_for_live_reading(const struct tf_channel *channel)
+{
+	return channel->attributes.live_timer_period_us > 0 && channel->output && tf_output_relay(channel->output);
+}
+
 static void on_timer(struct tf_pump *pump, struct entry *entry, uint32_t index, uint32_t part)
 {
 	const int fd = part == OF_SWITCH_TIMER ? entry->switch_timer_fd : entry->read_timer_fd;
+	const bool is_live = part == OF_SWITCH_TIMER && is_for_live_reading(entry->channel);
 
 	empty(fd);
 	for (uint32_t i = 0; i < entry->channel->stream_count; i++) {
@@ -221,9 +254,16 @@ static void on_timer(struct tf_pump *pump, struct entry *entry, uint32_t index, 
 
 		pthread_mutex_lock(&stream->lock);
 		if (!entry->channel->is_closed) {
-			if (part == OF_SWITCH_TIMER)
-				tf_stream_flush(stream, false);
-			if (visit_stream(pump, entry, stream))
+			bool is_unfinished;
+
+			if (is_live) {
+				is_unfinished = visit_live_stream(pump, entry, stream);
+			} else {
+				if (part == OF_SWITCH_TIMER)
+					tf_stream_flush(stream, false);
+				is_unfinished = visit_stream(pump, entry, stream);
+			}
+			if (is_unfinished)
 				arm_tick(pump);
 		}
 		pthread_mutex_unlock(&stream->lock);
@@ -283,8 +323,8 @@ static void on_tick(struct tf_pump *pump)
 			struct tf_stream *stream = &entry->channel->streams[cpu];
 
 			pthread_mutex_lock(&stream->lock);
-			if (!entry->channel->is_closed && !stream->is_broken && stream->has_file &&
-			    tf_stream_has_unread(stream))
+			if (!entry->channel->is_closed && !stream->is_broken && stream->has_sink &&
+			    (tf_stream_has_unread(stream) || (stream->relay && tf_relay_is_waiting(stream->relay))))
 				is_unfinished |= visit_stream(pump, entry, stream);
 			collect_reports(pump, entry, stream);
 			pthread_mutex_unlock(&stream->lock);
@@ -362,15 +402,18 @@ static int watch_timer(struct tf_pump *pump, uint32_t period_us, uint32_t index,
 
 static int watch_channel(struct tf_pump *pump, struct entry *entry, uint32_t index, struct tf_channel *channel)
 {
+	const struct tf_channel_attributes *attributes = &channel->attributes;
 	int ret;
 
 	ret = watch(pump, EPOLL_CTL_ADD, lttng_ust_ctl_channel_get_wait_fd(channel->ust), EPOLLONESHOT, index,
 		    OF_CHANNEL);
 	if (ret == 0)
-		ret = watch_timer(pump, channel->attributes.switch_timer_period_us, index, OF_SWITCH_TIMER,
-				  &entry->switch_timer_fd);
+		ret = watch_timer(pump,
+				  is_for_live_reading(channel) ? attributes->live_timer_period_us :
+								 attributes->switch_timer_period_us,
+				  index, OF_SWITCH_TIMER, &entry->switch_timer_fd);
 	if (ret == 0 && channel->output)
-		ret = watch_timer(pump, channel->attributes.read_timer_period_us, index, OF_READ_TIMER,
+		ret = watch_timer(pump, attributes->read_timer_period_us, index, OF_READ_TIMER,
 				  &entry->read_timer_fd);
 	/* Flushes signal even where writers do not, so the streams are watched in any case. */
 	for (uint32_t i = 0; ret == 0 && i < channel->stream_count; i++)

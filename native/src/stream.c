@@ -3,7 +3,8 @@
 #include "clock.h"
 #include "guard.h"
 
-#include <tracefleet/output.h>
+#include "output.h"
+
 #include <tracefleet/pump.h>
 
 #include <errno.h>
@@ -208,21 +209,47 @@ static void keep_books(struct tf_stream *stream, const struct tf_packet *packet)
 	stream->timestamp_end = packet->timestamp_end;
 }
 
+static int hand_over(struct tf_stream *stream, const struct tf_packet *packets, int count, bool is_urgent)
+{
+	/* What describes the event records comes first; it was published before they could be recorded. */
+	const int ret = tf_output_write_metadata(stream->output);
+
+	if (ret < 0)
+		return ret;
+	if (stream->relay)
+		return tf_relay_write(stream->relay, &stream->relayed, packets, count);
+	return tf_trace_file_write(&stream->file, packets, count, is_urgent);
+}
+
+/* A relay daemon that is slower than the programs is no trouble; one that takes nothing at all is, after a while. */
+static int bear_refusal(struct tf_stream *stream)
+{
+	const uint64_t now_ms = tf_now_ms();
+
+	if (stream->refused_since_ms == 0)
+		stream->refused_since_ms = now_ms;
+	return now_ms - stream->refused_since_ms < TF_REFUSAL_MS ? 0 : -ETIMEDOUT;
+}
+
 /* Write @count packets; what happened goes into the stream. Returns how many were written. */
 static int write_packets(struct tf_stream *stream, const struct tf_packet *packets, int count, bool is_urgent)
 {
-	/* What describes the event records comes first; it was published before they could be recorded. */
-	int ret = tf_output_write_metadata(stream->file.output);
+	int ret = hand_over(stream, packets, count, is_urgent);
 
-	if (ret == 0)
-		ret = tf_trace_file_write(&stream->file, packets, count, is_urgent);
+	if (ret == -EAGAIN && stream->relay) {
+		ret = bear_refusal(stream);
+		if (ret == 0)
+			return 0;
+	} else {
+		stream->refused_since_ms = 0;
+	}
 	/* The kernel met the memory that an application took away. */
 	if (ret == -EFAULT) {
 		tf_stream_break(stream);
 		return 0;
 	}
 	if (ret < 0) {
-		if (stream->error == 0)
+		if (stream->error == 0 || ret == -ETIMEDOUT) /* to ask a relay daemon again costs next to nothing */
 			stream->retry_delay_ms = RETRY_DELAY_MIN_MS;
 		else if (stream->retry_delay_ms < RETRY_DELAY_MAX_MS)
 			stream->retry_delay_ms *= 2;
@@ -358,7 +385,7 @@ enum tf_turn_result tf_stream_turn(struct tf_stream *stream, bool is_forced)
 {
 	struct turn turn = { .stream = stream, .result = TF_TURN_FAILED };
 
-	if (!stream->has_file)
+	if (!stream->has_sink)
 		return TF_TURN_EMPTY;
 	if (stream->is_broken)
 		return TF_TURN_FAILED;
@@ -409,6 +436,31 @@ void tf_stream_flush(struct tf_stream *stream, bool is_final)
 	flush(stream, is_final ? flush_final : flush_filled);
 }
 
+struct timestamp {
+	struct tf_stream *stream;
+	uint64_t *now;
+};
+
+static int read_timestamp(void *argument)
+{
+	struct timestamp *timestamp = argument;
+
+	return lttng_ust_ctl_get_current_timestamp(timestamp->stream->ust, timestamp->now);
+}
+
+int tf_stream_timestamp(struct tf_stream *stream, uint64_t *timestamp)
+{
+	struct timestamp argument = { stream, timestamp };
+
+	return run_guarded(stream, read_timestamp, &argument) < 0 ? -EIO : 0;
+}
+
+bool tf_stream_is_idle(struct tf_stream *stream)
+{
+	return stream->has_sink && !stream->is_broken && stream->error == 0 && stream->refused_since_ms == 0 &&
+	       !tf_stream_has_unread(stream);
+}
+
 static int has_untold_losses(void *argument)
 {
 	struct tf_stream *stream = argument;
@@ -418,7 +470,7 @@ static int has_untold_losses(void *argument)
 
 bool tf_stream_tell_losses(struct tf_stream *stream)
 {
-	if (!stream->is_quiescent || !stream->map || !stream->has_file || stream->error != 0)
+	if (!stream->is_quiescent || !stream->map || !stream->has_sink || stream->error != 0)
 		return false;
 	return run_guarded(stream, has_untold_losses, stream) == 1 && flush(stream, flush_final) == 0;
 }

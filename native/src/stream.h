@@ -10,6 +10,7 @@
  */
 
 #include "layout.h"
+#include "relay.h"
 #include "trace_file.h"
 
 #include <tracefleet/channel.h>
@@ -46,8 +47,12 @@ struct tf_stream {
 	struct tf_layout layout;
 	int header_type;
 	struct tf_record_layouts *layouts; /* the channel's */
-	bool has_file;
+	bool has_sink;		  /* its packets go somewhere: into the file, or to a relay daemon */
+	struct tf_output *output; /* the channel's */
 	struct tf_trace_file file;
+	struct tf_relay *relay; /* the output's; NULL: the file */
+	struct tf_relay_stream relayed;
+	uint64_t refused_since_ms; /* 0: the relay daemon took what it was last given */
 
 	uint64_t packet_count, byte_count, discarded_event_count, lost_packet_count;
 	uint64_t discarded_ahead; /* of the packets that are written, when last looked */
@@ -74,6 +79,9 @@ struct tf_stream {
 	uint32_t reports;   /* bits 1 << enum tf_report_kind, not yet delivered */
 };
 
+/* A relay daemon that takes nothing for so long is reported. */
+#define TF_REFUSAL_MS 3000
+
 enum tf_turn_result {
 	TF_TURN_EMPTY, /* nothing is complete */
 	TF_TURN_WROTE, /* there may be more */
@@ -86,6 +94,10 @@ enum tf_turn_result {
 /* Write what is complete, at most one write's worth. @is_forced: do not wait for the time of the next retry. */
 enum tf_turn_result tf_stream_turn(struct tf_stream *stream, bool is_forced);
 void tf_stream_flush(struct tf_stream *stream, bool is_final);
+/* True when all that was switched away from is written, and nothing keeps what comes from being written. */
+bool tf_stream_is_idle(struct tf_stream *stream);
+/* The trace clock now, in cycles. 0 or -EIO. */
+int tf_stream_timestamp(struct tf_stream *stream, uint64_t *timestamp);
 /* True when records were lost that no packet tells of, and a last packet that does is under way now. */
 bool tf_stream_tell_losses(struct tf_stream *stream);
 /* True when a sub-buffer was switched away from, complete or not. */

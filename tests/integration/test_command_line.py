@@ -58,6 +58,34 @@ CONVERSATIONS = {
         status
         start
         """,
+    "network-output": """
+        create n --set-url=net://localhost
+        list n
+        view -e echo
+        create m --set-url=net6://[::1]:7:8/sub/dir
+        create t -C tcp://localhost:1/x -D tcp://127.0.0.1:2/y
+        list
+        create u -U net://localhost:1:1
+        create u -U net://localhost/a/../b
+        create u -U net://localhost:0
+        create u -U net://localhost:1:2:3
+        create u -U net://[::1]
+        create u -U tcp://localhost
+        create u -U foo://x
+        create u -C tcp://localhost
+        create u -C tcp://localhost -D tcp://127.0.0.2
+        create u -C net://localhost -D tcp://localhost
+        create u --no-output -U net://localhost
+        create v --live=2s -U net://localhost:9:8/x
+        list v
+        view -e echo
+        create w --live -o /tmp/x
+        create w --live=0
+        create w --live=abc
+        enable-event -u -s n a
+        list
+        destroy -a
+        """,
     "control": """
         start
         stop

@@ -25,7 +25,7 @@ GENERAL_OPTIONS = (
     Option("mi", "m", "TYPE", "Machine interface of LTTng: xml (not supported yet; see --json)."),
     Option("no-sessiond", "n", None, "Do not start a session daemon when `create` finds none."),
     Option("sessiond-path", None, "PATH", "Session daemon for `create` to start."),
-    Option("relayd-path", None, "PATH", "Relay daemon for `create --live` to start (not supported yet)."),
+    Option("relayd-path", None, "PATH", "Relay daemon for `create --live` to start."),
     LIST_OPTIONS,
     Option("list-commands", None, None, "List the available commands, one a line."),
     JSON,
@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     is_json: bool = False
     is_starting_sessiond: bool = True
     sessiond_path: str | None = None
+    relayd_path: str | None = None
     verbosity: int = 0
 
 
@@ -52,5 +53,6 @@ def settings_from(parsed: Parsed) -> Settings:
         is_json=parsed.has("json"),
         is_starting_sessiond=not parsed.has("no-sessiond"),
         sessiond_path=parsed.value("sessiond-path"),
+        relayd_path=parsed.value("relayd-path"),
         verbosity=0 if is_quiet else parsed.given_count("verbose"),
     )

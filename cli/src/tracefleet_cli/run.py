@@ -70,9 +70,6 @@ def _answer_at_once(terminal: Terminal, parsed: Parsed) -> int | None:
         elif occurrence.long == "mi" and not (occurrence.value or "").lower().startswith("xml"):
             terminal.error("MI output format not supported")
             return exit_status.MI_OUTPUT_TYPE
-        elif occurrence.long == "relayd-path":
-            terminal.error("Option --relayd-path is not supported yet")
-            return exit_status.UNSUPPORTED
         elif occurrence.long == "mi":
             terminal.error("Machine interface output is not supported yet: use --json")
             return exit_status.UNSUPPORTED

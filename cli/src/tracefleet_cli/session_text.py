@@ -56,8 +56,11 @@ def sessions_text(sessions: Sequence[SessionInfo]) -> str:
     lines = ["Available recording sessions:"]
     for number, session in enumerate(reversed(sessions), 1):
         lines.append(f"  {number}) {session.name} [{_activity(session)}]")
-        if session.output_path is not None:
-            lines.append(f"    Trace output: {session.output_path}")
+        output = output_of(session)
+        if output is not None:
+            lines.append(f"    Trace output: {output}")
+        if session.live_timer_period_us:
+            lines.append(f"    Live timer interval: {session.live_timer_period_us} us")
         lines.append("")
     lines.append("\nUse tracefleet list <session_name> for more details")
     return "\n".join(lines)
@@ -66,7 +69,13 @@ def sessions_text(sessions: Sequence[SessionInfo]) -> str:
 def session_heading(session: SessionInfo) -> str:
     """What comes before the domains."""
     heading = f"Recording session {session.name}: [{_activity(session)}]"
-    return heading if session.output_path is None else f"{heading}\n    Trace output: {session.output_path}\n"
+    output = output_of(session)
+    return heading if output is None else f"{heading}\n    Trace output: {output}\n"
+
+
+def output_of(session: SessionInfo) -> str | None:
+    """Where its trace goes; None: nowhere."""
+    return session.output_path if session.relay is None else session.relay.text
 
 
 def domains_text(domains: Sequence[DomainInfo]) -> str:

@@ -25,6 +25,7 @@ struct tf_channel_attributes {
 	uint64_t sub_buffer_count; /* a power of two, at least 2 in overwrite mode */
 	uint32_t switch_timer_period_us;
 	uint32_t read_timer_period_us;
+	uint32_t live_timer_period_us; /* 0: none; otherwise instead of the switch timer, to a relay daemon */
 	int64_t blocking_timeout_us;
 	uint64_t trace_file_size;
 	uint64_t trace_file_count;
@@ -90,6 +91,14 @@ int tf_channel_repair(struct tf_channel *channel, bool is_tracing);
  * can tell them apart; src/records.h has the form. Returns 0, -EINVAL or -ENOMEM. Also after the close.
  */
 int tf_channel_set_record_layout(struct tf_channel *channel, int64_t event_id, const uint8_t *layout, size_t size);
+
+/*
+ * The output is a relay daemon: what it calls the streams, one after the other. Nothing is read before that. Returns 0
+ * or a negative errno: -EINVAL for other outputs, or the second time.
+ */
+int tf_channel_set_relay_streams(struct tf_channel *channel, const uint64_t *handles, size_t count);
+/* How many packets each stream has sent there. Also after the close. */
+int tf_channel_relay_positions(struct tf_channel *channel, uint64_t *packet_counts, size_t count);
 
 /* Fill @books, one per stream. */
 int tf_channel_books(struct tf_channel *channel, struct tf_stream_books *books, size_t count);

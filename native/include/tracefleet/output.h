@@ -2,7 +2,7 @@
 #define TRACEFLEET_OUTPUT_H
 
 /*
- * Where the files of one registry (one CTF trace) go.
+ * Where one registry (one CTF trace) goes: into files, or to a relay daemon.
  *
  * Directories and files are made when they are first needed, with the credentials of their owner when the
  * process is root, and never outside the root: below it no symbolic link is followed.
@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 struct tf_output;
+struct tf_relay;
 
 /*
  * Remember the place: @relative_path below the absolute @root, for the user @uid with @gid and the
@@ -21,6 +22,12 @@ struct tf_output;
  */
 int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid_t gid, const gid_t *groups,
 		     size_t group_count, struct tf_output **out);
+
+/*
+ * The same for a trace that goes to the relay daemon behind @relay (it keeps a reference), where its metadata stream is
+ * called @metadata_handle. Each piece of metadata goes as one packet, so that whoever reads along never has half of it.
+ */
+int tf_output_create_relayed(struct tf_relay *relay, uint64_t metadata_handle, struct tf_output **out);
 
 /* Make the directories now, and see that files can be made there. Returns 0 or a negative errno. */
 int tf_output_prepare(struct tf_output *output);

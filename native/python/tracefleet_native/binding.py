@@ -9,6 +9,7 @@ import enum
 import errno
 import os
 import pwd
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tracefleet_native._native import ffi, lib
@@ -81,6 +82,43 @@ def _group_ids(uid: int, gid: int) -> list[int]:
         return [gid]
 
 
+class Relay:
+    """A session at a relay daemon: the two connections on which streams and metadata go there."""
+
+    def __init__(self, control_descriptor: int, data_descriptor: int) -> None:
+        """Connected sockets, which stay the caller's and become non-blocking. Raises OSError."""
+        out = ffi.new("struct tf_relay **")
+        _check(lib.tf_relay_create(control_descriptor, data_descriptor, out), "relay")
+        self._handle: Any = ffi.gc(out[0], lib.tf_relay_put)
+
+    def begin(self, timeout_ms: int) -> None:
+        """Have the control connection alone, with no reply under way, until `end`.
+
+        Raises OSError: ETIMEDOUT, or why the session is lost.
+        """
+        _check(lib.tf_relay_begin(self._handle, max(0, timeout_ms)), "relay")
+
+    def end(self, error: int = 0, late_size_bytes: int = 0) -> None:
+        """Let the streams go on. `error`: 0, or the errno that makes the session lost.
+
+        `late_size_bytes`: of replies that did not come in time, and that nobody waits for any more.
+        """
+        lib.tf_relay_end(self._handle, error, late_size_bytes)
+
+    def poll(self) -> bool:
+        """Send what waits; whether something still does. Raises OSError when the session is lost."""
+        return _check(lib.tf_relay_poll(self._handle), "relay") == 1
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session is lost, as was noticed so far. Never waits."""
+        return bool(lib.tf_relay_error(self._handle) < 0)
+
+    def close(self) -> None:
+        """End both connections."""
+        lib.tf_relay_close(self._handle)
+
+
 class Output:
     """Where the files of one registry (one CTF trace) go; made when they are needed, as the owner's."""
 
@@ -97,6 +135,19 @@ class Output:
         self._name = relative_path
         self._handle: Any = ffi.gc(out[0], lib.tf_output_put)
 
+    @classmethod
+    def relayed(cls, relay: Relay, metadata_handle: int, name: str) -> Output:
+        """The same for a trace that goes to a relay daemon, which calls its metadata stream `metadata_handle`.
+
+        `name` is for error messages.
+        """
+        out = ffi.new("struct tf_output **")
+        _check(lib.tf_output_create_relayed(relay._handle, metadata_handle, out), name)
+        output = cls.__new__(cls)
+        output._name = name
+        output._handle = ffi.gc(out[0], lib.tf_output_put)
+        return output
+
     def prepare(self) -> None:
         """Make the directories now, and see that files can be made there. Raises OSError."""
         _check(lib.tf_output_prepare(self._handle), self._name)
@@ -109,6 +160,10 @@ class Output:
         if len(trace_uuid) != 16:
             raise ValueError(f"a trace uuid has 16 bytes, not {len(trace_uuid)}")
         _check(lib.tf_output_set_metadata(self._handle, descriptor, trace_uuid), self._name)
+
+    def write_metadata(self) -> None:
+        """Write the metadata that is not written yet. Raises OSError: EAGAIN when a relay daemon takes no more now."""
+        _check(lib.tf_output_write_metadata(self._handle), self._name)
 
     def close(self) -> None:
         """Write the metadata that is not written yet, and close file and directory. Channels that write here go on.
@@ -137,6 +192,7 @@ class Channel:
         trace_file_count: int,
         output: Output | None,
         header_type: int = 2,
+        live_timer_period_us: int = 0,
     ) -> None:
         """Make buffers and files. `header_type` of event records, as told to applications: 1 compact, 2 large.
 
@@ -161,6 +217,7 @@ class Channel:
                     "sub_buffer_count": sub_buffer_count,
                     "switch_timer_period_us": switch_timer_period_us,
                     "read_timer_period_us": read_timer_period_us,
+                    "live_timer_period_us": live_timer_period_us,
                     "blocking_timeout_us": blocking_timeout_us,
                     "trace_file_size": trace_file_size_bytes,
                     "trace_file_count": trace_file_count,
@@ -229,6 +286,17 @@ class Channel:
         flush, or, with `is_tracing`, since the JAMMED report. Raises OSError (ENOTSUP) without `has_repair`.
         """
         return _check(lib.tf_channel_repair(self._handle, is_tracing), self._name)
+
+    def set_relay_streams(self, handles: Sequence[int]) -> None:
+        """What the relay daemon of the output calls the streams, by CPU; nothing is read before. Raises OSError."""
+        _check(lib.tf_channel_set_relay_streams(self._handle, list(handles), len(handles)), self._name)
+
+    def relay_positions(self) -> list[int]:
+        """How many packets each stream has sent to its relay daemon. Also after the close."""
+        count = possible_cpu_count()
+        packet_counts = ffi.new("uint64_t[]", count)
+        _check(lib.tf_channel_relay_positions(self._handle, packet_counts, count), self._name)
+        return list(packet_counts)
 
     def books(self) -> list[StreamBooks]:
         """One entry per stream. Also after the close."""

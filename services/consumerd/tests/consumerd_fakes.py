@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,22 +13,33 @@ from tracefleet_common.messages.consumerd_control import (
     ConsumerdNotice,
     CreateChannel,
     OpenRegistry,
+    OpenRelaySession,
     StreamBooks,
 )
 from tracefleet_common.model.ctf_types import HeaderType
 from tracefleet_common.model.event_rules import LossMode
+from tracefleet_common.model.relay_output import RelayOutput
 from tracefleet_consumerd.application.channel_commands import ChannelCommands
 from tracefleet_consumerd.application.consumer_commands import ConsumerCommands
 from tracefleet_consumerd.application.draining import Drainer
 from tracefleet_consumerd.application.monitor import BufferMonitor
-from tracefleet_consumerd.application.ports import ChannelBuffers, ExportedChannel, Requester, TraceOutput
+from tracefleet_consumerd.application.ports import (
+    ChannelBuffers,
+    ExportedChannel,
+    RelaySession,
+    Requester,
+    StreamPosition,
+    TraceOutput,
+)
 from tracefleet_consumerd.application.recording_watch import RecordingWatch
 from tracefleet_consumerd.application.registries import Registries
 from tracefleet_consumerd.application.registry_commands import RegistryCommands
+from tracefleet_consumerd.application.relay_commands import RelayCommands
 from tracefleet_consumerd.domain.attendance import Attendance
 from tracefleet_consumerd.domain.buffer_usage import Usage
 from tracefleet_consumerd.domain.channel import ChannelSettings
 from tracefleet_consumerd.domain.registry import RegistrySettings
+from tracefleet_consumerd.domain.relay import RelaySettings
 
 T = TypeVar("T")
 
@@ -61,8 +72,41 @@ class FakeWorkers:
         return work()
 
 
-class FakeOutput:
+class FakeRelaySession:
+    """`late`: how often it is asked before everything has arrived."""
+
+    text = "relay"
+
     def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.late = 0
+        self.is_lost = False
+        self.error: TracefleetError | None = None
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    def prepare(self) -> None:
+        self._note("prepare")
+
+    def poll(self) -> None:
+        self._note("poll")
+
+    def is_settled(self, positions: Sequence[StreamPosition], metadata_handles: Sequence[int]) -> bool:
+        streams = ",".join(f"{position.handle}:{position.last_number}" for position in positions)
+        self._note(f"settled {streams} {','.join(map(str, metadata_handles))}")
+        self.late -= 1
+        return self.late < 0
+
+    def close(self) -> None:
+        self._note("close")
+
+
+class FakeOutput:
+    def __init__(self, metadata_handle: int | None = None) -> None:
+        self.metadata_handle = metadata_handle
         self.is_closed = False
         self.error: TracefleetError | None = None
 
@@ -81,6 +125,7 @@ class FakeBuffers:
         self.written = 0
         self.per_drain = 1000
         self.disk_trouble: str | None = None
+        self.relay_error: TracefleetError | None = None
         self.current_usage = Usage(0, 0, 0)
         self.record_layouts: dict[int, bytes] = {}
         self.calls: list[str] = []
@@ -113,6 +158,19 @@ class FakeBuffers:
             raise TracerError("It is closed")
         self.record_layouts[event_id] = layout
 
+    def join_relay(self) -> None:
+        self.calls.append("join relay")
+        if self.relay_error is not None:
+            raise self.relay_error
+
+    def relay_positions(self) -> tuple[StreamPosition, ...]:
+        if "join relay" not in self.calls:
+            return ()
+        return (StreamPosition(7, self.written - 1 if self.written else None),)
+
+    def leave_relay(self) -> None:
+        self.calls.append("leave relay")
+
     def books(self) -> tuple[StreamBooks, ...]:
         return (
             StreamBooks(
@@ -144,6 +202,8 @@ class FakeLibrary:
     has_repair = True
 
     def __init__(self) -> None:
+        self.relays: list[FakeRelaySession] = []
+        self.relay_error: TracefleetError | None = None
         self.outputs: list[FakeOutput] = []
         self.buffers: list[FakeBuffers] = []
         self.error: TracefleetError | None = None
@@ -158,17 +218,26 @@ class FakeLibrary:
     def create_metadata_memory(self) -> int:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> FakeOutput | None:
+    def connect_relay(self, settings: RelaySettings) -> FakeRelaySession:
+        if self.error is not None:
+            raise self.error
+        self.relays.append(FakeRelaySession())
+        return self.relays[-1]
+
+    def open_output(
+        self, settings: RegistrySettings, metadata_descriptor: int, relay: RelaySession | None
+    ) -> FakeOutput | None:
         os.fstat(metadata_descriptor)
-        if settings.output_root is None:
+        if settings.output_root is None and relay is None:
             return None
-        self.outputs.append(FakeOutput())
+        self.outputs.append(FakeOutput(None if relay is None else 99))
         return self.outputs[-1]
 
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> FakeBuffers:
         if self.error is not None:
             raise self.error
         self.buffers.append(FakeBuffers())
+        self.buffers[-1].relay_error = self.relay_error
         return self.buffers[-1]
 
 
@@ -209,8 +278,11 @@ class FakeConsumer:
         self.monitor = BufferMonitor(workers, self.bus, self.clock)
         self.commands = ConsumerCommands(
             self.registries,
-            RegistryCommands(self.registries, self.library, self.bus, workers),
-            ChannelCommands(self.registries, self.library, self.reader, self.bus, drainer, self.monitor, workers),
+            RegistryCommands(self.registries, self.library, self.bus, workers, workers),
+            ChannelCommands(
+                self.registries, self.library, self.reader, self.bus, drainer, self.monitor, workers, workers
+            ),
+            RelayCommands(self.registries, self.library, workers, self.clock),
             self.library,
             Attendance(PATIENCE_S, 0.0),
             self.clock,
@@ -230,12 +302,32 @@ class FakeConsumer:
         return self.library.buffers
 
 
-def open_registry(registry_key: int = 1, output_root: str | None = "/output", ticket: int = 4) -> OpenRegistry:
+def open_relay_session(relay_key: int = 50, **changes: Any) -> OpenRelaySession:
+    return OpenRelaySession(
+        **{
+            "relay_key": relay_key,
+            "output": RelayOutput(address="127.0.0.1"),
+            "session_name": "s",
+            "host_name": "host",
+            "has_creation_time_in_name": False,
+            "creation_time_s": 1,
+            "sessiond_uuid": b"u" * 16,
+            "session_id": 1,
+            "live_timer_period_us": 0,
+            **changes,
+        }
+    )
+
+
+def open_registry(
+    registry_key: int = 1, output_root: str | None = "/output", ticket: int = 4, relay_key: int | None = None
+) -> OpenRegistry:
     return OpenRegistry(
         registry_key=registry_key,
         ticket=ticket,
         trace_uuid=bytes(16),
         output_root=output_root,
+        relay_key=relay_key,
         relative_path="ust/uid/1000/64-bit",
         owner_uid=USER_ID,
         owner_gid=USER_ID,

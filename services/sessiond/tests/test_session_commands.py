@@ -20,6 +20,7 @@ from tracefleet_common.errors import (
 )
 from tracefleet_common.messages import sessiond_control as control
 from tracefleet_common.model.event_rules import ChannelAttributes, Domain, EventRule
+from tracefleet_common.model.relay_output import RelayOutput
 from tracefleet_sessiond.application.ports import Caller, ChannelTotals
 from tracefleet_sessiond.application.session_commands import SessionCommands
 from tracefleet_sessiond.application.sessions import Sessions
@@ -48,7 +49,7 @@ class RememberingTracer:
     def warm_up(self) -> None:
         pass
 
-    async def check_channel(self, attributes: ChannelAttributes) -> None:
+    async def check_channel(self, session: RecordingSession, attributes: ChannelAttributes) -> None:
         await self._remember("check_channel", None)
 
     async def prepare_output(self, session: RecordingSession) -> None:
@@ -319,5 +320,54 @@ def test_a_session_without_a_home_needs_a_path() -> None:
         with pytest.raises(InvalidArgument):
             await world.does(CREATE, caller=ROOT)
         assert (await world.does(control.CreateSession(name="s", has_output=False), caller=ROOT)).output_path is None
+
+    asyncio.run(scenario())
+
+
+RELAY = RelayOutput(address="127.0.0.1", subdirectory="a/b")
+
+
+def test_a_session_may_be_streamed_and_read_live() -> None:
+    async def scenario() -> None:
+        world = World()
+        created = await world.does(control.CreateSession(name="s", relay=RELAY, live_timer_period_us=5))
+        assert (created.relay, created.output_path, created.live_timer_period_us) == (RELAY, None, 5)
+        channel = await world.does(
+            control.EnableChannel(
+                session="s",
+                domain=Domain.USER_SPACE,
+                channel="c",
+                attributes=ChannelAttributes(switch_timer_period_us=7),
+            )
+        )
+        assert channel.attributes.switch_timer_period_us == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relay": RelayOutput(address="localhost")},
+        {"relay": RelayOutput(address="127.0.0.1", control_port=0)},
+        {"relay": RelayOutput(address="127.0.0.1", data_port=65536)},
+        {"relay": RelayOutput(address="::1", control_port=5, data_port=5)},
+        {"relay": RelayOutput(address="::1", subdirectory="a/../b")},
+        {"relay": RelayOutput(address="::1", subdirectory="..")},
+        {"relay": RelayOutput(address="::1", subdirectory="a\0b")},
+        {"relay": RelayOutput(address="::1", subdirectory="a" * 4096)},
+        {"relay": RELAY, "has_output": False},
+        {"relay": RELAY, "output_path": "/tmp/x"},
+        {"live_timer_period_us": 1},
+        {"relay": RELAY, "live_timer_period_us": -1},
+        {"relay": RELAY, "live_timer_period_us": 2**32},
+    ],
+)
+def test_a_relay_daemon_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        world = World()
+        with pytest.raises(InvalidArgument):
+            await world.does(control.CreateSession(name="s", **changes))
+        assert (await world.does(control.ListSessions())).sessions == ()
 
     asyncio.run(scenario())

@@ -14,6 +14,7 @@ from tracefleet_common.options import Option, Parsed
 
 if TYPE_CHECKING:
     from tracefleet_cli.context import Context
+    from tracefleet_common.messages.sessiond_control import SessionInfo
 
 OPTIONS = (
     HELP,
@@ -25,8 +26,10 @@ OPTIONS = (
 UNSUPPORTED_OPTIONS: frozenset[str] = frozenset()
 OPERANDS = "[SESSION]"
 DESCRIPTION = """\
-Runs a trace reader on the trace of SESSION, which must not be active. Without SESSION: the current one."""
+Runs a trace reader on the trace of SESSION, which must not be active, except that a session for live reading \
+(create --live) is read while it records. Without SESSION: the current one."""
 
+LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
 DEFAULT_READERS = ("babeltrace2", "babeltrace")
 
 
@@ -63,12 +66,24 @@ def _trace_path(context: Context, name: str) -> str:
     if session is None:
         context.terminal.message(f"Session name {name} not found")
         raise CommandEnded(exit_status.ERROR)
+    if session.live_timer_period_us:
+        return _live_url(session)
     if session.is_active:
         context.terminal.warning(f"Session {name} is running. Please stop it before reading it.")
         raise CommandEnded(exit_status.ERROR)
+    if session.relay is not None:
+        return session.relay.text  # no reader can open that, but it is told where the trace is, as `lttng` tells it
     if session.output_path is None:
         raise context.end(f"Session {name} has no output")
     return session.output_path
+
+
+def _live_url(session: SessionInfo) -> str:
+    """Where readers that understand LTTng's live protocol find the session, on the port that they know."""
+    assert session.relay is not None, "live sessions are streamed"
+    address = session.relay.address
+    host = "localhost" if address in LOOPBACK_ADDRESSES else f"[{address}]" if ":" in address else address
+    return f"net://{host}/host/{os.uname().nodename}/{session.name}"
 
 
 def _become(context: Context, command: list[str]) -> None:

@@ -23,6 +23,7 @@ from tracefleet_consumerd.application.ports import Requester
 from tracefleet_consumerd.application.recording_watch import RecordingWatch
 from tracefleet_consumerd.application.registries import Registries
 from tracefleet_consumerd.application.registry_commands import RegistryCommands
+from tracefleet_consumerd.application.relay_commands import RelayCommands
 from tracefleet_consumerd.domain.attendance import Attendance
 from tracefleet_consumerd.settings import Settings
 
@@ -31,6 +32,8 @@ log = logging.getLogger("tracefleet.consumerd")
 # Metadata and new channels must not wait behind channels that are drained, which may take long.
 QUICK_THREAD_COUNT = 2
 DRAINING_THREAD_COUNT = 4
+# One that does not answer keeps its thread for some seconds, and shall not hold up the others.
+RELAY_THREAD_COUNT = 8
 ATTENDANCE_PERIOD_S_MAX = 2.0
 
 
@@ -45,13 +48,15 @@ async def run(settings: Settings, files: SocketFiles, on_ready: Callable[[], Non
     attendance = Attendance(settings.orphan_timeout_s, clock.now_s())
     quick = WorkerThreads("quick", QUICK_THREAD_COUNT)
     draining = WorkerThreads("draining", DRAINING_THREAD_COUNT)
+    relay_workers = WorkerThreads("relays", RELAY_THREAD_COUNT)
     drainer = Drainer(draining, clock)
     monitor = BufferMonitor(WorkerThreads("monitoring", STUCK_CALLS_MAX), bus, clock)
     watch = RecordingWatch(registries, bus, drainer, clock)
     commands = ConsumerCommands(
         registries,
-        RegistryCommands(registries, library, bus, quick),
-        ChannelCommands(registries, library, reader, bus, drainer, monitor, quick),
+        RegistryCommands(registries, library, bus, quick, relay_workers),
+        ChannelCommands(registries, library, reader, bus, drainer, monitor, quick, relay_workers),
+        RelayCommands(registries, library, relay_workers, clock),
         library,
         attendance,
         clock,
@@ -94,6 +99,7 @@ async def _take_care(
         try:
             await watch.remind()
             await commands.close_abandoned()
+            await commands.poll_relays()
         except Exception:  # what failed is tried again in a moment
             log.exception("Cannot take care of what is open")
         if settings.is_ending_when_orphaned and attendance.is_deserted(clock.now_s()):

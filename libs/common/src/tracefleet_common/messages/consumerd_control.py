@@ -11,6 +11,7 @@ import msgspec
 from tracefleet_common.messages.envelope import Done, Hello, HelloReply
 from tracefleet_common.model.ctf_types import HeaderType
 from tracefleet_common.model.event_rules import LossMode
+from tracefleet_common.model.relay_output import RelayOutput
 
 CONTEXT_FIELDS_EVENT_ID = -1  # in RecordLayout: not an event, but the context fields of all of them
 
@@ -25,6 +26,44 @@ class PrepareOutput(msgspec.Struct, frozen=True, kw_only=True, tag="prepare-outp
     owner_gid: int
 
 
+class OpenRelaySession(msgspec.Struct, frozen=True, kw_only=True, tag="open-relay-session"):
+    """Connect to a relay daemon and make a session there. Reply: Done.
+
+    Fails with TransportError and LTTng's code: 104 nobody answers there, 105 it is too old, 103 it refuses.
+    """
+
+    relay_key: int
+    output: RelayOutput
+    session_name: str
+    host_name: str
+    has_creation_time_in_name: bool
+    creation_time_s: int  # since the Unix epoch
+    sessiond_uuid: bytes  # 16 bytes; with the id they tell the relay daemon what belongs together
+    session_id: int
+    live_timer_period_us: int  # 0: not for live reading
+
+
+class PrepareRelaySession(msgspec.Struct, frozen=True, tag="prepare-relay-session"):
+    """Make the session's first trace chunk, unless that was done: streams need one. Reply: Done."""
+
+    relay_key: int
+
+
+class SettleRelaySession(msgspec.Struct, frozen=True, tag="settle-relay-session"):
+    """Wait until the relay daemon has everything that was sent to it. Reply: Done; TransportError when it has not."""
+
+    relay_key: int
+
+
+class CloseRelaySession(msgspec.Struct, frozen=True, tag="close-relay-session"):
+    """After its registries: conclude the session at the relay daemon, and hang up. Reply: Done.
+
+    Fails with TransportError (141) when that was not possible; the session is closed then as well.
+    """
+
+    relay_key: int
+
+
 class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry"):
     """Make room for a trace. The directory is created with the first file. Reply: Done.
 
@@ -36,7 +75,8 @@ class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry
     registry_key: int
     ticket: int
     trace_uuid: bytes  # 16 bytes, in every packet header
-    output_root: str | None  # absolute; where the session's output begins; None: nothing is written
+    output_root: str | None  # absolute; where the session's output begins; None: no files are written
+    relay_key: int | None = None  # instead of output_root: the relay session that takes the trace
     relative_path: str  # below output_root, for example "ust/uid/1000/64-bit"; never absolute, no ".."
     owner_uid: int  # files and directories are made with these credentials, and belong to them
     owner_gid: int
@@ -86,6 +126,7 @@ class CreateChannel(msgspec.Struct, frozen=True, kw_only=True, tag="create-chann
     blocking_timeout_us: int
     trace_file_size_bytes: int
     trace_file_count: int
+    live_timer_period_us: int = 0  # instead of the switch timer; only to a relay daemon
 
 
 class DrainChannels(msgspec.Struct, frozen=True, kw_only=True, tag="drain-channels"):
@@ -140,6 +181,10 @@ class DescribeConsumer(msgspec.Struct, frozen=True, tag="describe-consumer"):
 ConsumerdRequest = (
     Hello
     | PrepareOutput
+    | OpenRelaySession
+    | PrepareRelaySession
+    | SettleRelaySession
+    | CloseRelaySession
     | OpenRegistry
     | SetRecordLayouts
     | CreateChannel

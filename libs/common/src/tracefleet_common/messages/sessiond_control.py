@@ -6,6 +6,7 @@ import msgspec
 
 from tracefleet_common.messages.envelope import Done, Hello, HelloReply
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes, Domain, EventRule, LossMode
+from tracefleet_common.model.relay_output import RelayOutput
 
 # ---- requests ----
 
@@ -17,6 +18,8 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, tag="create-sessi
     output_path: str | None = None  # absolute; None: HOME/lttng-traces/NAME-YYYYmmdd-HHMMSS
     home_directory: str | None = None  # the caller's $LTTNG_HOME or $HOME; None: what the user database says
     has_output: bool = True  # False: --no-output
+    relay: RelayOutput | None = None  # instead of output_path: streamed to a relay daemon
+    live_timer_period_us: int = 0  # for live reading, every stream tells so often how far it is; 0: not live
 
 
 class DestroySession(msgspec.Struct, frozen=True, tag="destroy-session"):
@@ -120,8 +123,10 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
 
     name: str
     is_active: bool
-    output_path: str | None  # where the trace is written, absolute; None: no output
+    output_path: str | None  # where the trace is written, absolute; None: not on this machine
     creation_time_s: int  # since the Unix epoch
+    relay: RelayOutput | None = None  # where the trace is streamed to
+    live_timer_period_us: int = 0  # 0: not for live reading
 
 
 class SessionList(msgspec.Struct, frozen=True, tag="session-list"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,11 +26,19 @@ from tracefleet_common.errors import (
 from tracefleet_common.messages.consumerd_control import StreamBooks
 from tracefleet_common.model.event_rules import LossMode
 from tracefleet_common.transport.metadata_memory import create_metadata_memory
+from tracefleet_consumerd.adapters.lttng_relay import LttngRelaySession
 from tracefleet_consumerd.adapters.output_directory import prepare_output
-from tracefleet_consumerd.application.ports import ChannelBuffers, ExportedChannel, TraceOutput
+from tracefleet_consumerd.application.ports import (
+    ChannelBuffers,
+    ExportedChannel,
+    RelaySession,
+    StreamPosition,
+    TraceOutput,
+)
 from tracefleet_consumerd.domain.buffer_usage import Usage
 from tracefleet_consumerd.domain.channel import ChannelSettings
 from tracefleet_consumerd.domain.registry import RegistrySettings
+from tracefleet_consumerd.domain.relay import RelaySettings
 from tracefleet_consumerd.settings import BITS_PER_WORD
 
 _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EFBIG)
@@ -58,8 +67,15 @@ def _failures(what: str, code: ErrorCode) -> Iterator[None]:
         raise kind(text, code) from None
 
 
+# How long the last metadata may wait for a relay daemon that is slow.
+METADATA_DEADLINE_S = 5.0
+METADATA_PAUSE_S = 0.01
+
+
 class NativeOutput:
     """One trace directory."""
+
+    metadata_handle: int | None = None
 
     def __init__(self, settings: RegistrySettings, root: str, metadata_descriptor: int) -> None:
         with _failures(f"Cannot use the output {settings.path}", ErrorCode.CREATE_DIR_FAIL):
@@ -72,10 +88,43 @@ class NativeOutput:
             self.native.close()
 
 
+class NativeRelayOutput(NativeOutput):
+    """One trace at a relay daemon."""
+
+    def __init__(self, settings: RegistrySettings, relay: LttngRelaySession, metadata_descriptor: int) -> None:
+        self.relay = relay
+        self.relative_path = settings.relative_path
+        self.path = f"{relay.text} {settings.relative_path}"
+        self.metadata_handle: int = relay.add_metadata_stream(settings.relative_path)
+        with _failures(f"Cannot use the output {self.path}", ErrorCode.UST_SESSION_FAIL):
+            self.native = tracefleet_native.Output.relayed(relay.native, self.metadata_handle, self.path)
+            self.native.set_metadata(metadata_descriptor, settings.trace_uuid)
+
+    def close(self) -> None:
+        end_s = time.monotonic() + METADATA_DEADLINE_S
+        with _failures(f"Cannot send the metadata of {self.path}", ErrorCode.ROTATION_FAIL_CONSUMER):
+            try:
+                while not self._is_metadata_sent() and time.monotonic() < end_s:
+                    time.sleep(METADATA_PAUSE_S)
+            finally:
+                self.native.close()
+        self.relay.close_streams([StreamPosition(self.metadata_handle, None)])
+
+    def _is_metadata_sent(self) -> bool:
+        try:
+            self.native.write_metadata()
+        except BlockingIOError:
+            return False
+        return True
+
+
 class NativeChannel:
     """The ring buffers of one channel, and its files."""
 
     def __init__(self, settings: ChannelSettings, output: NativeOutput | None) -> None:
+        self._settings = settings
+        self._output = output
+        self._handles: tuple[int, ...] = ()
         self._name = settings.name
         self._path = None if output is None else output.path
         self._what = f"Channel {settings.name}"
@@ -94,6 +143,7 @@ class NativeChannel:
                 trace_file_count=settings.trace_file_count,
                 header_type=settings.header_type,
                 output=None if output is None else output.native,
+                live_timer_period_us=settings.live_timer_period_us,
             )
 
     def export(self) -> ExportedChannel:
@@ -119,6 +169,33 @@ class NativeChannel:
     def set_record_layout(self, event_id: int, layout: bytes) -> None:
         with _failures(f"Cannot take a record layout of channel {self._name}", ErrorCode.UST_CHANNEL_FAIL):
             self.native.set_record_layout(event_id, layout)
+
+    def join_relay(self) -> None:
+        output = self._output
+        assert isinstance(output, NativeRelayOutput), "made for a registry that has a relay session"
+        handles = output.relay.add_streams(
+            output.relative_path,
+            [f"{self._name}_{cpu}" for cpu in range(tracefleet_native.possible_cpu_count())],
+            self._settings.trace_file_size_bytes,
+            self._settings.trace_file_count,
+        )
+        with _failures(self._what, ErrorCode.UST_CHANNEL_FAIL):
+            self.native.set_relay_streams(handles)
+        self._handles = handles
+
+    def relay_positions(self) -> tuple[StreamPosition, ...]:
+        if not self._handles:
+            return ()
+        counts = self.native.relay_positions()
+        return tuple(
+            StreamPosition(handle, count - 1 if count else None)
+            for handle, count in zip(self._handles, counts, strict=True)
+        )
+
+    def leave_relay(self) -> None:
+        if self._handles:
+            assert isinstance(self._output, NativeRelayOutput), "the streams are there"
+            self._output.relay.close_streams(self.relay_positions())
 
     def books(self) -> tuple[StreamBooks, ...]:
         return tuple(StreamBooks(**stream._asdict()) for stream in self.native.books())
@@ -168,7 +245,15 @@ class NativeLibrary:
         with _failures("Cannot make a metadata memory", ErrorCode.UST_SESSION_FAIL):
             return create_metadata_memory()
 
-    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> NativeOutput | None:
+    def connect_relay(self, settings: RelaySettings) -> LttngRelaySession:
+        return LttngRelaySession(settings)
+
+    def open_output(
+        self, settings: RegistrySettings, metadata_descriptor: int, relay: RelaySession | None
+    ) -> NativeOutput | None:
+        if relay is not None:
+            assert isinstance(relay, LttngRelaySession), "made by connect_relay"
+            return NativeRelayOutput(settings, relay, metadata_descriptor)
         if settings.output_root is None:
             return None
         return NativeOutput(settings, settings.output_root, metadata_descriptor)

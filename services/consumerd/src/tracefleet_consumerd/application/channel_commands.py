@@ -60,6 +60,7 @@ class ChannelCommands:
         drainer: Drainer,
         monitor: BufferMonitor,
         workers: Workers,
+        relay_workers: Workers,
     ) -> None:
         self._registries = registries
         self._library = library
@@ -68,6 +69,7 @@ class ChannelCommands:
         self._drainer = drainer
         self._monitor = monitor
         self._workers = workers
+        self._relay_workers = relay_workers
         self._background: set[asyncio.Future[ChannelState]] = set()
         # Two channels made at once could each find the room for one of them.
         self._making = asyncio.Lock()
@@ -90,6 +92,7 @@ class ChannelCommands:
             blocking_timeout_us=request.blocking_timeout_us,
             trace_file_size_bytes=request.trace_file_size_bytes,
             trace_file_count=request.trace_file_count,
+            live_timer_period_us=request.live_timer_period_us,
         )
         check_channel(settings)
         check_key("ticket", request.ticket)
@@ -99,6 +102,7 @@ class ChannelCommands:
                 buffers, exported = await self._workers.run(lambda: self._make(settings, registry))
             channel = Channel(settings, registry, buffers)
             try:
+                await self._join_relay(channel, exported)
                 created = await self._hand_over(requester, request.ticket, channel, exported)
                 if registry.is_closed:  # meanwhile, because its session daemon went away
                     raise NotFound(f"Registry {registry.key} was closed", ErrorCode.UST_SESSION_FAIL)
@@ -124,6 +128,16 @@ class ChannelCommands:
             return buffers, buffers.export()
         except BaseException:
             buffers.close()
+            raise
+
+    async def _join_relay(self, channel: Channel, exported: ExportedChannel) -> None:
+        if channel.registry.relay is None:
+            return
+        try:
+            await self._relay_workers.run(channel.buffers.join_relay)
+        except BaseException:
+            for descriptor in exported.descriptors:
+                os.close(descriptor)
             raise
 
     async def _hand_over(
@@ -201,6 +215,11 @@ class ChannelCommands:
             self._registries.remove_channel(channel)
             await self._workers.run(lambda: self._reader.remove(channel.buffers))
             await self._workers.run(channel.buffers.close)
+            if channel.registry.relay is not None:
+                try:
+                    await self._relay_workers.run(channel.buffers.leave_relay)
+                except TracefleetError as error:
+                    log.warning("Cannot end the streams of a channel: name=%s, reason=%s", channel.settings.name, error)
             log.debug("Closed channel: name=%s, channel-key=%d", channel.settings.name, channel.key)
             await self._drainer.note_books(channel)  # only now are the packets counted that stay unwritten
             return channel.state(state.error)

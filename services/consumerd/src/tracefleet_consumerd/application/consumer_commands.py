@@ -16,6 +16,7 @@ from tracefleet_consumerd.application.channel_commands import ChannelCommands
 from tracefleet_consumerd.application.ports import BufferLibrary, MonotonicClock, Requester
 from tracefleet_consumerd.application.registries import Registries, Registry
 from tracefleet_consumerd.application.registry_commands import RegistryCommands
+from tracefleet_consumerd.application.relay_commands import RelayCommands
 from tracefleet_consumerd.domain.attendance import Attendance
 
 log = logging.getLogger("tracefleet.consumerd.commands")
@@ -33,6 +34,7 @@ class ConsumerCommands:
         registries: Registries,
         registry_commands: RegistryCommands,
         channel_commands: ChannelCommands,
+        relay_commands: RelayCommands,
         library: BufferLibrary,
         attendance: Attendance,
         clock: MonotonicClock,
@@ -42,6 +44,7 @@ class ConsumerCommands:
         self._registries = registries
         self._registry_commands = registry_commands
         self._channel_commands = channel_commands
+        self._relay_commands = relay_commands
         self._library = library
         self._attendance = attendance
         self._clock = clock
@@ -52,10 +55,21 @@ class ConsumerCommands:
         if requester.uid not in (0, self._user_id):
             raise PermissionRefused("Only root and the user of the consumer daemon may command it")
         self._note_use(requester, request)
-        registries, channels = self._registry_commands, self._channel_commands
+        registries, channels, relays = self._registry_commands, self._channel_commands, self._relay_commands
         match request:
             case control.PrepareOutput():
                 return await registries.prepare_output(request)
+            case control.OpenRelaySession():
+                reply = await relays.open(request)
+                self._note_registry_use(requester, request.relay_key)
+                return reply
+            case control.PrepareRelaySession():
+                return await relays.prepare(request)
+            case control.SettleRelaySession():
+                return await relays.settle(request)
+            case control.CloseRelaySession():
+                self._attendance.registry_closed(request.relay_key)
+                return await relays.close(request)
             case control.OpenRegistry():
                 await self._make_way(self._registries.find_registry(request.registry_key))
                 reply = await registries.open(requester, request)
@@ -107,6 +121,10 @@ class ConsumerCommands:
                 for key in keys:
                     if (channel := self._registries.find_channel(key)) is not None:
                         self._note_registry_use(requester, channel.registry.key)
+            case control.PrepareRelaySession(relay_key=key) | control.SettleRelaySession(relay_key=key) if (
+                key in self._registries.relays()
+            ):
+                self._note_registry_use(requester, key)
 
     def _note_registry_use(self, requester: Requester, registry_key: int) -> None:
         self._attendance.registry_used(registry_key, requester.identity, self._clock.now_s())
@@ -132,6 +150,10 @@ class ConsumerCommands:
         """A connection ended. What it kept goes on recording for now."""
         self._attendance.peer_left(requester.identity, self._clock.now_s())
 
+    async def poll_relays(self) -> None:
+        """See whether the relay daemons are there."""
+        await self._relay_commands.poll()
+
     async def close_abandoned(self) -> None:
         """Close the registries that nobody looked after for too long."""
         overdue = self._attendance.overdue_registries(self._clock.now_s())
@@ -142,10 +164,12 @@ class ConsumerCommands:
     async def close_all(self) -> None:
         """Write what is complete, within the deadline, and give everything up."""
         keys = [registry.key for registry in self._registries.all_registries()]
-        await self._close_registries(keys, LAST_DRAIN_DEADLINE_S)
+        await self._close_registries([*keys, *self._registries.relays()], LAST_DRAIN_DEADLINE_S)
 
     async def _close_registries(self, keys: Iterable[int], deadline_s: float) -> None:
-        registries = [self._registries.registry(key) for key in keys]
+        keys = list(keys)
+        relay_keys = [key for key in keys if key in self._registries.relays()]
+        registries = [self._registries.registry(key) for key in keys if key not in relay_keys]
         channels = [channel for registry in registries for channel in self._registries.channels_of(registry)]
         # Programs may be inside an event record now, so nothing may be repaired.
         states = await self._channel_commands.close_channels(channels, is_quiescent=False, deadline_s=deadline_s)
@@ -153,5 +177,9 @@ class ConsumerCommands:
             if state.error is not None:
                 log.warning("Closed a channel with trouble: channel-key=%d, reason=%s", state.channel_key, state.error)
         await asyncio.gather(*(self._registry_commands.give_up(registry) for registry in registries))
-        for registry in registries:
-            self._attendance.registry_closed(registry.key)
+        results = await asyncio.gather(*map(self._relay_commands.give_up, relay_keys), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                log.warning("Closed a session at a relay daemon with trouble: reason=%s", result)
+        for key in keys:
+            self._attendance.registry_closed(key)

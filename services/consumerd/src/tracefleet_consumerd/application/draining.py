@@ -14,6 +14,8 @@ log = logging.getLogger("tracefleet.consumerd.draining")
 # How long to go on when nothing gets written any more. A writer that was preempted inside an event record is
 # back within milliseconds; one that was killed, or a disk that is full, is not worth more.
 PATIENCE_S = 1.0
+# A relay daemon may be behind a slow link, which takes a while for one packet.
+RELAY_PATIENCE_S = 5.0
 # One call keeps one worker thread; the other channels shall get their turns.
 SLICE_S = 0.25
 PAUSE_S = 0.02
@@ -33,12 +35,13 @@ class Drainer:
         """
         buffers = channel.buffers
         await self._workers.run(lambda: buffers.flush(is_final=is_final))
+        patience_s = PATIENCE_S if channel.registry.relay is None else RELAY_PATIENCE_S
         # Without living writers there is nobody to wait for before the repair.
-        is_done = await self._write(channel, 0.0 if is_quiescent else PATIENCE_S)
+        is_done = await self._write(channel, 0.0 if is_quiescent else patience_s)
         if not is_done and is_quiescent:
             await self.repair(channel, is_tracing=False)
             await self._workers.run(lambda: buffers.flush(is_final=is_final))
-            is_done = await self._write(channel, PATIENCE_S)
+            is_done = await self._write(channel, patience_s)
         await self.note_books(channel)
         return channel.state(None if is_done else _why_incomplete(channel))
 
@@ -58,7 +61,7 @@ class Drainer:
             )
 
     async def _write(self, channel: Channel, patience_s: float) -> bool:
-        buffers = channel.buffers
+        buffers, relay = channel.buffers, channel.registry.relay
         packet_count = -1
         progress_at_s = self._clock.now_s()
         while not await self._workers.run(lambda: buffers.drain(SLICE_S)):
@@ -67,7 +70,7 @@ class Drainer:
             count = sum(stream.packet_count for stream in channel.streams)
             if count != packet_count:
                 packet_count, progress_at_s = count, now_s
-            elif now_s - progress_at_s >= patience_s:
+            elif now_s - progress_at_s >= patience_s or (relay is not None and relay.is_lost):
                 return False
             await asyncio.sleep(PAUSE_S)
         return True

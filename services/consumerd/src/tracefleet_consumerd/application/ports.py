@@ -10,6 +10,7 @@ from tracefleet_common.messages.consumerd_control import ConsumerdNotice, Stream
 from tracefleet_consumerd.domain.buffer_usage import Usage
 from tracefleet_consumerd.domain.channel import ChannelSettings
 from tracefleet_consumerd.domain.registry import RegistrySettings
+from tracefleet_consumerd.domain.relay import RelaySettings
 
 T = TypeVar("T")
 
@@ -37,10 +38,45 @@ class ExportedChannel(NamedTuple):
 
 
 class TraceOutput(Protocol):
-    """The directory of one trace."""
+    """The directory of one trace, here or at a relay daemon."""
+
+    @property
+    def metadata_handle(self) -> int | None:
+        """What the relay daemon calls the metadata stream; None: it is a file."""
 
     def close(self) -> None:
-        """Write what is left of the metadata, and close its file. Raises TracefleetError; it is closed then, too."""
+        """Write what is left of the metadata, and end it. Raises TracefleetError; it is closed then, too."""
+
+
+class StreamPosition(NamedTuple):
+    """A data stream at a relay daemon, and the number of the last packet sent; None: there was none."""
+
+    handle: int
+    last_number: int | None
+
+
+class RelaySession(Protocol):
+    """A session at a relay daemon. Calls block, for bounded time; TransportError when it is lost or silent."""
+
+    @property
+    def text(self) -> str:
+        """Where it is, for people."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it will never take anything again. Does not block."""
+
+    def prepare(self) -> None:
+        """Make the first trace chunk, once: streams need one."""
+
+    def poll(self) -> None:
+        """See whether the relay daemon is there, and send what waits for it."""
+
+    def is_settled(self, positions: Sequence[StreamPosition], metadata_handles: Sequence[int]) -> bool:
+        """Whether the relay daemon has everything up to these positions."""
+
+    def close(self) -> None:
+        """Conclude the session, whose streams are closed. It is closed also when this raises."""
 
 
 class ChannelBuffers(Protocol):
@@ -64,6 +100,15 @@ class ChannelBuffers(Protocol):
 
     def set_record_layout(self, event_id: int, layout: bytes) -> None:
         """What a repair needs to step over records; see RecordLayout. Raises TracefleetError, also after close."""
+
+    def join_relay(self) -> None:
+        """Make the streams at the relay daemon of the output; nothing is read before. Raises TracefleetError."""
+
+    def relay_positions(self) -> tuple[StreamPosition, ...]:
+        """None for buffers whose output has files. Also after close."""
+
+    def leave_relay(self) -> None:
+        """After close: tell the relay daemon that nothing follows. Raises TransportError."""
 
     def books(self) -> tuple[StreamBooks, ...]:
         """Also after close."""
@@ -95,7 +140,12 @@ class BufferLibrary(Protocol):
     def create_metadata_memory(self) -> int:
         """The descriptor is the caller's."""
 
-    def open_output(self, settings: RegistrySettings, metadata_descriptor: int) -> TraceOutput | None:
+    def connect_relay(self, settings: RelaySettings) -> RelaySession:
+        """Raises TransportError with LTTng's code."""
+
+    def open_output(
+        self, settings: RegistrySettings, metadata_descriptor: int, relay: RelaySession | None
+    ) -> TraceOutput | None:
         """None when the registry has no output. The descriptor, of a metadata memory, stays the caller's."""
 
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers: ...

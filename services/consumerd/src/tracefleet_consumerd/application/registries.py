@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tracefleet_common.errors import AlreadyExists, ErrorCode, NotFound
 from tracefleet_common.messages.consumerd_control import ChannelState, StreamBooks
-from tracefleet_consumerd.application.ports import ChannelBuffers, TraceOutput
+from tracefleet_consumerd.application.ports import ChannelBuffers, RelaySession, TraceOutput
 from tracefleet_consumerd.domain.channel import ChannelSettings
 from tracefleet_consumerd.domain.registry import RegistrySettings
 from tracefleet_consumerd.domain.troubles import ChannelTroubles
@@ -45,9 +45,12 @@ class Channel:
 class Registry:
     """One trace."""
 
-    def __init__(self, settings: RegistrySettings, output: TraceOutput | None) -> None:
+    def __init__(
+        self, settings: RegistrySettings, output: TraceOutput | None, relay: RelaySession | None = None
+    ) -> None:
         self.settings = settings
         self.output = output
+        self.relay = relay
         self.channel_names: dict[int, str] = {}  # by key; also those that are being made
         self.is_closed = False
 
@@ -62,6 +65,7 @@ class Registries:
     def __init__(self) -> None:
         self._registries: dict[int, Registry] = {}
         self._channels: dict[int, Channel | None] = {}  # None: it is being made
+        self._relays: dict[int, RelaySession | None] = {}  # None: it is being made
 
     @property
     def registry_count(self) -> int:
@@ -96,6 +100,33 @@ class Registries:
     def remove_registry(self, registry: Registry) -> None:
         registry.is_closed = True
         self._registries.pop(registry.key, None)
+
+    def relays(self) -> dict[int, RelaySession]:
+        """Those that are made, by key."""
+        return {key: relay for key, relay in self._relays.items() if relay is not None}
+
+    def relay(self, key: int) -> RelaySession:
+        """Raises NotFound."""
+        relay = self._relays.get(key)
+        if relay is None:
+            raise NotFound(f"Relay session {key} does not exist", ErrorCode.UST_SESSION_FAIL)
+        return relay
+
+    def reserve_relay(self, key: int) -> None:
+        """Raises AlreadyExists. Ends in `add_relay` or `remove_relay`."""
+        if key in self._relays:
+            raise AlreadyExists(f"Relay session {key} exists already", ErrorCode.UST_SESSION_FAIL)
+        self._relays[key] = None
+
+    def add_relay(self, key: int, relay: RelaySession) -> None:
+        self._relays[key] = relay
+
+    def remove_relay(self, key: int) -> None:
+        self._relays.pop(key, None)
+
+    def registries_of(self, relay: RelaySession) -> list[Registry]:
+        """Those whose traces go there."""
+        return [registry for registry in self._registries.values() if registry.relay is relay]
 
     def find_channel(self, key: int) -> Channel | None:
         return self._channels.get(key)

@@ -25,12 +25,18 @@ class RegistryCommands:
     """One method per command."""
 
     def __init__(
-        self, registries: Registries, library: BufferLibrary, descriptors: DescriptorSender, workers: Workers
+        self,
+        registries: Registries,
+        library: BufferLibrary,
+        descriptors: DescriptorSender,
+        workers: Workers,
+        relay_workers: Workers,
     ) -> None:
         self._registries = registries
         self._library = library
         self._descriptors = descriptors
         self._workers = workers
+        self._relay_workers = relay_workers
 
     async def prepare_output(self, request: PrepareOutput) -> Done:
         check_output_root(request.output_root)
@@ -45,6 +51,7 @@ class RegistryCommands:
             registry_key=request.registry_key,
             trace_uuid=request.trace_uuid,
             output_root=request.output_root,
+            relay_key=request.relay_key,
             relative_path=request.relative_path,
             owner_uid=request.owner_uid,
             owner_gid=request.owner_gid,
@@ -52,10 +59,17 @@ class RegistryCommands:
         check_registry(settings)
         check_key("ticket", request.ticket)
         self._registries.check_registry_is_new(settings.registry_key)
+        relay = None if settings.relay_key is None else self._registries.relay(settings.relay_key)
         metadata_descriptor = self._library.create_metadata_memory()
         try:
-            # It only remembers the place: directories are made with the first file.
-            registry = Registry(settings, self._library.open_output(settings, metadata_descriptor))
+            if relay is None:
+                # It only remembers the place: directories are made with the first file.
+                output = self._library.open_output(settings, metadata_descriptor, None)
+            else:
+                output = await self._relay_workers.run(
+                    lambda: self._library.open_output(settings, metadata_descriptor, relay)
+                )
+            registry = Registry(settings, output, relay)
             self._registries.add_registry(registry)
             try:
                 await self._descriptors.send_descriptors(requester, request.ticket, [metadata_descriptor])
@@ -78,7 +92,8 @@ class RegistryCommands:
         self._registries.remove_registry(registry)
         if registry.output is not None:
             try:
-                await self._workers.run(registry.output.close)
+                workers = self._workers if registry.relay is None else self._relay_workers
+                await workers.run(registry.output.close)
             except TracefleetError as error:
                 log.error("Metadata is missing from a trace: path=%s, reason=%s", registry.settings.path, error)
         log.debug("Closed registry: registry-key=%d", registry.key)

@@ -45,6 +45,7 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True):
     blocking_timeout_us: int
     trace_file_size_bytes: int
     trace_file_count: int
+    live_timer_period_us: int = 0
 
 
 def check_channel(settings: ChannelSettings) -> None:
@@ -56,6 +57,7 @@ def check_channel(settings: ChannelSettings) -> None:
     for timer, period_us in (
         ("switch", settings.switch_timer_period_us),
         ("read", settings.read_timer_period_us),
+        ("live", settings.live_timer_period_us),
         ("monitor", settings.monitor_timer_period_us),
     ):
         _check_range(f"{timer} timer period (us)", period_us, 0, TIMER_PERIOD_US_MAX)

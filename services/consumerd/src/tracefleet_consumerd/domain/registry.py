@@ -22,11 +22,12 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     relative_path: str
     owner_uid: int
     owner_gid: int
+    relay_key: int | None = None
 
     @property
     def path(self) -> str:
         """The directory of the trace, for people."""
-        return f"{self.output_root}/{self.relative_path}"
+        return f"{self.output_root}/{self.relative_path}" if self.relay_key is None else self.relative_path
 
 
 def check_registry(settings: RegistrySettings) -> None:
@@ -36,6 +37,8 @@ def check_registry(settings: RegistrySettings) -> None:
         raise InvalidArgument(f"A trace uuid has {TRACE_UUID_SIZE_BYTES} bytes, not {len(settings.trace_uuid)}")
     check_owner(settings.owner_uid, settings.owner_gid)
     if settings.output_root is not None:
+        if settings.relay_key is not None:
+            raise InvalidArgument("A trace goes into files or to a relay daemon, not both")
         check_output_root(settings.output_root)
     _check_path_text(settings.relative_path)
     for component in settings.relative_path.split("/"):

@@ -23,7 +23,8 @@ log = logging.getLogger("tracefleet.sessiond.consumer")
 
 ATTACH_DEADLINE_S = 1.0  # a consumer daemon that runs already answers at once
 START_DEADLINE_S = 20.0
-REQUEST_DEADLINE_S = 10.0
+# Longer than the consumer daemon waits for a relay daemon.
+REQUEST_DEADLINE_S = 20.0
 # Draining is bounded on the consumer's side, stream by stream; this only catches a consumer that hangs.
 DRAIN_DEADLINE_S = 60.0
 # Programs that start to record announce all their events at once, and somebody waits for them to be done.

@@ -90,6 +90,7 @@ class TraceRegistry:
         tracer_version: TracerVersion,
         clock: ClockDescription,
         consumer: Consumer,
+        relay_key: int | None,
         new_key: Callable[[], int],
     ) -> None:
         self.session = session
@@ -102,6 +103,7 @@ class TraceRegistry:
         self._tracer_version = tracer_version
         self._clock = clock
         self._consumer = consumer
+        self._relay_key = relay_key
         self._new_key = new_key
         self._lock = asyncio.Lock()
         self._metadata: MetadataMemory | None = None  # while the consumer daemon has the registry
@@ -152,6 +154,7 @@ class TraceRegistry:
                     blocking_timeout_us=attributes.blocking_timeout_us,
                     trace_file_size_bytes=attributes.trace_file_size_bytes,
                     trace_file_count=attributes.trace_file_count,
+                    live_timer_period_us=self.session.live_timer_period_us,
                 )
             except BaseException:
                 self.usages.pop(channel_key, None)
@@ -168,6 +171,7 @@ class TraceRegistry:
             registry_key=self.key,
             trace_uuid=self.trace_uuid.bytes,
             output_root=self.session.output_path,
+            relay_key=self._relay_key,
             relative_path=self.relative_path,
             owner_uid=self.session.owner_uid,
             owner_gid=self.session.owner_gid,

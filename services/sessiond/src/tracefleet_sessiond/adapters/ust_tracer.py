@@ -8,12 +8,14 @@ import itertools
 import logging
 import os
 import secrets
+import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from tracefleet_common.codecs import ust_commands
 from tracefleet_common.codecs.tsdl import ClockDescription
 from tracefleet_common.codecs.ust_commands import AppError, UstCode
-from tracefleet_common.errors import ErrorCode, ResourceExhausted, TracefleetError
+from tracefleet_common.errors import ErrorCode, ResourceExhausted, TracefleetError, TransportError
 from tracefleet_common.messages import consumerd_control as control
 from tracefleet_common.messages.sessiond_control import FieldInfo, ProgramInfo, TracepointInfo
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes
@@ -29,6 +31,8 @@ from tracefleet_sessiond.domain.session import RecordingSession
 
 log = logging.getLogger("tracefleet.sessiond.ust")
 
+# A relay daemon may be slow, and the consumer daemon waits for it; it answers itself within this time.
+RELAY_DEADLINE_S = 45.0
 SHARED_MEMORY_PATH = "/dev/shm"
 TRACEPOINT_COUNT_MAX = 100_000  # of one program; a list without end must not fill our memory
 
@@ -59,6 +63,7 @@ class _SessionTraces:
         self.app_sessions: dict[Application, AppSession] = {}
         self.closed_totals: dict[str, ChannelTotals] = {}
         self.closings: set[asyncio.Task[None]] = set()
+        self.relay_key: int | None = None  # the consumer's key of the session at its relay daemon
         # Programs that were dropped while they lived: they may still be inside a record of these buffers.
         self.unreachable_pids: set[int] = set()
 
@@ -72,6 +77,7 @@ class UstTracer:
         self._app_deadline_s = app_deadline_s
         # A consumer daemon may still hold buffers of a session daemon that was killed: begin where it did not.
         self._keys = itertools.count(secrets.randbits(48))
+        self._uuid = uuid.uuid4().bytes
         self._applications: dict[int, Application] = {}
         self._traces: dict[RecordingSession, _SessionTraces] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -148,9 +154,13 @@ class UstTracer:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def check_channel(self, attributes: ChannelAttributes) -> None:
-        """Raises ResourceExhausted when the shared memory cannot hold one set of such buffers."""
+    async def check_channel(self, session: RecordingSession, attributes: ChannelAttributes) -> None:
+        """Raises ResourceExhausted when the shared memory cannot hold one set of such buffers.
+
+        Raises TransportError when the session's relay daemon is not there.
+        """
         info = await self._consumer.ensure()
+        await self._connect_relay(session)
         assert attributes.sub_buffer_size_bytes is not None
         assert attributes.sub_buffer_count is not None
         # One sub-buffer more than the writers see belongs to the reader.
@@ -165,8 +175,32 @@ class UstTracer:
                 ErrorCode.UST_CHANNEL_FAIL,
             )
 
+    async def _connect_relay(self, session: RecordingSession) -> None:
+        traces = self._traces.setdefault(session, _SessionTraces())
+        if session.relay is None or traces.relay_key is not None:
+            return
+        relay_key = next(self._keys)
+        await self._consumer.request(
+            control.OpenRelaySession(
+                relay_key=relay_key,
+                output=session.relay,
+                session_name=session.name,
+                host_name=socket.gethostname(),
+                has_creation_time_in_name=session.has_default_name,
+                creation_time_s=session.creation_time_s,
+                sessiond_uuid=self._uuid,
+                session_id=session.session_id,
+                live_timer_period_us=session.live_timer_period_us,
+            ),
+            deadline_s=RELAY_DEADLINE_S,
+        )
+        traces.relay_key = relay_key
+
     async def prepare_output(self, session: RecordingSession) -> None:
-        """Make the session's output directory."""
+        """Make the session's output directory, or its trace chunk at the relay daemon."""
+        relay_key = self._relay_key(session)
+        if relay_key is not None:
+            await self._consumer.request(control.PrepareRelaySession(relay_key), deadline_s=RELAY_DEADLINE_S)
         if session.output_path is None:
             return
         await self._consumer.ensure()
@@ -228,6 +262,11 @@ class UstTracer:
             for state in states:
                 if state.error is not None:
                     warnings.append(state.error)
+        if traces.relay_key is not None:
+            try:
+                await self._consumer.request(control.SettleRelaySession(traces.relay_key), deadline_s=RELAY_DEADLINE_S)
+            except TracefleetError as error:
+                warnings.append(str(error))
         if self._unreachable(traces):
             pids = ", ".join(str(pid) for pid in sorted(traces.unreachable_pids))
             warnings.append(f"Stopped programs may still be inside an event record: pids {pids}")
@@ -253,7 +292,16 @@ class UstTracer:
             *(self._close(traces, registry, is_quiescent=is_quiescent) for registry in traces.registries.values())
         )
         traces.registries.clear()
+        if traces.relay_key is not None:
+            try:
+                await self._consumer.request(control.CloseRelaySession(traces.relay_key), deadline_s=RELAY_DEADLINE_S)
+            except TracefleetError as error:
+                raise TransportError(str(error), ErrorCode.ROTATION_FAIL_CONSUMER) from None
         return warnings
+
+    def _relay_key(self, session: RecordingSession) -> int | None:
+        traces = self._traces.get(session)
+        return None if traces is None else traces.relay_key
 
     async def totals(self, session: RecordingSession) -> dict[str, ChannelTotals]:
         """The books of the buffers that are open, and of those that were closed with their processes."""
@@ -350,6 +398,7 @@ class UstTracer:
                 tracer_version=application.tracer_version,
                 clock=self._clock,
                 consumer=self._consumer,
+                relay_key=traces.relay_key,
                 new_key=lambda: next(self._keys),
             )
             traces.registries[key] = registry

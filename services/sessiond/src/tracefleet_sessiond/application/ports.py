@@ -39,11 +39,14 @@ class Tracer(Protocol):
     def warm_up(self) -> None:
         """A session was created: what it will need soon may be started now. Failures show when it is needed."""
 
-    async def check_channel(self, attributes: ChannelAttributes) -> None:
-        """Raises when buffers of that shape can never be made here. Starts the consumer daemon when needed."""
+    async def check_channel(self, session: RecordingSession, attributes: ChannelAttributes) -> None:
+        """Raises when buffers of that shape can never be made here, or the session's relay daemon is not there.
+
+        Starts the consumer daemon when needed.
+        """
 
     async def prepare_output(self, session: RecordingSession) -> None:
-        """Make the session's output directory. Raises PermissionRefused or TransportError."""
+        """Make the session's output, here or at its relay daemon. Raises PermissionRefused or TransportError."""
 
     async def start(self, session: RecordingSession) -> list[str]:
         """Programs registered now and later record into `session` from now on."""
@@ -58,7 +61,10 @@ class Tracer(Protocol):
         """Bring the programs that record into an active `session` up to date with its channels and rules."""
 
     async def destroy(self, session: RecordingSession) -> list[str]:
-        """Write what the buffers still hold, then give up everything that belongs to a stopped `session`."""
+        """Write what the buffers still hold, then give up everything that belongs to a stopped `session`.
+
+        Raises TransportError when its relay daemon could not be told; everything is given up then as well.
+        """
 
     async def totals(self, session: RecordingSession) -> dict[str, ChannelTotals]:
         """The books by channel name; a channel without buffers has none."""

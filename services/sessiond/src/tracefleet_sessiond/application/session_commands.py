@@ -195,7 +195,7 @@ class SessionCommands:
         is_named: bool,
     ) -> Channel:
         channel, ownership = session.plan_channel(name, ownership, attributes)
-        await self._tracer.check_channel(channel.attributes)
+        await self._tracer.check_channel(session, channel.attributes)
         session.add_channel(channel, ownership, is_named=is_named)
         return channel
 
@@ -253,6 +253,8 @@ def _session_info(session: RecordingSession) -> control.SessionInfo:
         is_active=session.is_active,
         output_path=session.output_path,
         creation_time_s=session.creation_time_s,
+        relay=session.relay,
+        live_timer_period_us=session.live_timer_period_us,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import posixpath
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from tracefleet_common.errors import AlreadyExists, ErrorCode, InvalidArgument, NotFound
 from tracefleet_common.messages.sessiond_control import CreateSession
+from tracefleet_common.model.relay_output import RelayOutput
 from tracefleet_sessiond.application.ports import Caller, UserDirectory, WallClock
 from tracefleet_sessiond.domain import names
 from tracefleet_sessiond.domain.session import RecordingSession
@@ -18,6 +20,7 @@ from tracefleet_sessiond.domain.session import RecordingSession
 DEFAULT_NAME_PREFIX = "auto"
 PATH_SIZE_BYTES_MAX = 4095 - 512  # leaves room for the directories and files of the trace
 SESSION_COUNT_MAX = 10_000
+LIVE_TIMER_PERIOD_US_MAX = 0xFFFFFFFF  # LTTng's protocols have 32 bits for it
 
 
 def _local_datetime(time_s: int) -> str:
@@ -35,6 +38,18 @@ def checked_path(path: str, what: str) -> str:
     if size_bytes > PATH_SIZE_BYTES_MAX:
         raise InvalidArgument(f"{what} has {size_bytes} bytes; {PATH_SIZE_BYTES_MAX} is the most")
     return posixpath.normpath(path)
+
+
+def check_relay(relay: RelayOutput) -> None:
+    """Raises InvalidArgument for what can be no relay daemon, or a directory outside of its own."""
+    try:
+        ipaddress.ip_address(relay.address)
+    except ValueError:
+        raise InvalidArgument(f"The relay daemon's address {relay.address[:64]!a} is not numeric") from None
+    ports = (relay.control_port, relay.data_port)
+    if relay.control_port == relay.data_port or not all(0 < port < 65536 for port in ports):
+        raise InvalidArgument(f"A relay daemon has two ports from 1 to 65535, not {ports[0]} and {ports[1]}")
+    checked_path(f"/{relay.subdirectory}", "The directory at the relay daemon")
 
 
 class Sessions:
@@ -83,6 +98,12 @@ class Sessions:
         names.check_session_name(name)
         if name in self._by_name:
             raise AlreadyExists(f"Session {name!r} already exists", ErrorCode.SESSION_EXISTS)
+        if request.relay is not None:
+            check_relay(request.relay)
+        if not 0 <= request.live_timer_period_us <= LIVE_TIMER_PERIOD_US_MAX:
+            raise InvalidArgument(f"The live timer period {request.live_timer_period_us} us is out of range")
+        if request.live_timer_period_us and request.relay is None:
+            raise InvalidArgument("A session for live reading is streamed to a relay daemon")
         session = RecordingSession(
             session_id=next(self._ids),
             name=name,
@@ -90,6 +111,8 @@ class Sessions:
             owner_gid=caller.gid,
             creation_time_s=now_s,
             output_path=self._output_path(request, name, now_s, caller),
+            relay=request.relay,
+            live_timer_period_us=request.live_timer_period_us,
             has_default_name=request.name is None,
         )
         self._by_name[name] = session
@@ -111,9 +134,9 @@ class Sessions:
         raise AssertionError("count() never ends")
 
     def _output_path(self, request: CreateSession, name: str, now_s: int, caller: Caller) -> str | None:
-        if not request.has_output:
-            if request.output_path is not None:
-                raise InvalidArgument("A session without output has no output path")
+        if not request.has_output or request.relay is not None:
+            if request.output_path is not None or (not request.has_output and request.relay is not None):
+                raise InvalidArgument("A session has one output, or none")
             return None
         if request.output_path is not None:
             return checked_path(request.output_path, "The output path")

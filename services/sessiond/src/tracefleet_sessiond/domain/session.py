@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
+
 from tracefleet_common.errors import AlreadyExists, ErrorCode, InvalidArgument, NotFound, WrongState
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes
+from tracefleet_common.model.relay_output import RelayOutput
 from tracefleet_sessiond.domain import names
 from tracefleet_sessiond.domain.channel import DEFAULT_CHANNEL_NAME, Channel, settled
 
@@ -51,6 +54,8 @@ class RecordingSession:
     owner_gid: int
     creation_time_s: int
     output_path: str | None
+    relay: RelayOutput | None = None
+    live_timer_period_us: int = 0
     has_default_name: bool = False
     state: SessionState = SessionState.INACTIVE
     has_been_started: bool = False
@@ -108,6 +113,9 @@ class RecordingSession:
                 f"Session {self.name} has per-{self.buffer_ownership.value} buffers, not per-{ownership.value}",
                 ErrorCode.BUFFER_TYPE_MISMATCH,
             )
+        if self.live_timer_period_us:
+            # The live timer flushes; a second one would only make packets smaller.
+            attributes = msgspec.structs.replace(attributes, switch_timer_period_us=0)
         return Channel(name, settled(attributes, ownership)), ownership
 
     def add_channel(self, channel: Channel, ownership: BufferOwnership, *, is_named: bool) -> None:

@@ -248,6 +248,26 @@ def test_who_says_nothing_is_hung_up_on_but_not_who_said_who_it_is(world: World)
     play(world, scenario, HURRIED)
 
 
+def test_a_long_list_comes_in_parts(world: World) -> None:
+    world.session.publish(*(FakeStream(number, path=f"ust/uid/0/{number}-bit") for number in range(10, 810)))
+
+    async def scenario() -> None:
+        stuck, reader = await world.connect(4096), await world.connect()
+        await stuck.send(BEGIN + ATTACH)
+        await stuck.receive(24)
+        replies = ReplyDecoder()
+        replies.expect(live.AttachSession(session_id=1, seek=live.Seek.BEGINNING))
+        await reader.send(BEGIN + ATTACH)
+        await reader.receive(24)
+        replies.receive(await reader.receive(8 + 802 * 4371))
+        reply = replies.next_reply()
+        assert isinstance(reply, live.AttachReply)
+        assert [stream.stream_id for stream in reply.streams] == [1, 2, *range(10, 810)]
+        assert replies.buffered_size_bytes == 0
+
+    play(world, scenario)
+
+
 def test_there_is_a_limit_on_viewers(world: World) -> None:
     async def scenario() -> None:
         first, second = await world.attached(), await world.attached()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
+from deadlines import wait_until
 from relays import connect_inside
 from world import World
 
@@ -85,7 +86,28 @@ class RawProducer:
             packet_sequence_number=sequence,
         )
 
-    def is_pending(self, handle: int, last: int) -> bool:
-        reply = self.ask(relay.DataPending(stream_handle=handle, last_sequence_number=last))
+    def rotate(self, chunk_id: int, positions: dict[int, int]) -> None:
+        """Go on in chunk `chunk_id`, each stream (by handle) from its position on, and archive the one before."""
+        self.ask(relay.CreateTraceChunk(chunk_id=chunk_id, creation_time_s=CREATION_TIME_S + chunk_id))
+        found = tuple(
+            relay.RotationPosition(stream_handle=handle, packet_sequence_number=number)
+            for handle, number in positions.items()
+        )
+        self.ask(relay.RotateStreams(new_chunk_id=chunk_id, positions=found))
+        self.ask(
+            relay.CloseTraceChunk(
+                chunk_id=chunk_id - 1,
+                close_time_s=CREATION_TIME_S + chunk_id,
+                close_command=relay.CloseCommand.MOVE_TO_COMPLETED,
+            )
+        )
+
+    def wait_arrived(self, handle: int, last: int) -> None:
+        """Wait until all packets of a stream and their index entries are there, up to number `last`."""
+        wait_until(lambda: not self._is_pending(handle, last), f"packet {last} of stream {handle}")
+
+    def _is_pending(self, handle: int, last: int) -> bool:
+        number = None if last < 0 else last
+        reply = self.ask(relay.DataPending(stream_handle=handle, last_sequence_number=number))
         assert isinstance(reply, relay.PendingReply)
         return reply.status is not relay.PendingStatus.ARRIVED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_thousands_of_streams_with_few_descriptors(fleet: Fleet) -> None:
             for start in range(0, STREAM_COUNT, 100):
                 producer.ask(*(producer.index(handle, sequence, 16) for handle in handles[start : start + 100]))
         for handle in handles:
-            wait_until(lambda handle=handle: not producer.is_pending(handle, 1), "all packets")  # type: ignore[misc]
+            producer.wait_arrived(handle, 1)
         assert open_file_count(relay) <= FD_POOL_SIZE
         directory = relay.output / str(producer.output) / "ust"
     for number, handle in enumerate(handles):
@@ -65,7 +66,7 @@ def test_half_a_packet_leaves_nothing(fleet: Fleet) -> None:
     handle = producer.add("c_0")
     producer.send(handle, 0, b"whole")
     producer.ask(producer.index(handle, 0, 5))
-    wait_until(lambda: not producer.is_pending(handle, 0), "the first packet")
+    producer.wait_arrived(handle, 0)
     producer.data.sendall(DATA_HEADER.pack(0, handle, 1, 1000, 0) + b"half")
     producer.ask(producer.index(handle, 1, 1000))
     file = relay.output / str(producer.output) / "ust" / "c_0"
@@ -87,7 +88,7 @@ def test_slow_producer_holds_up_nobody(fleet: Fleet) -> None:
         for sequence in range(200):
             quick.send(handle, sequence, bytes(4096))
             quick.ask(quick.index(handle, sequence, 4096))
-        wait_until(lambda: not quick.is_pending(handle, 199), "the quick one's packets")
+        quick.wait_arrived(handle, 199)
         slow.data.sendall(whole[1000:])
         file = relay.output / str(slow.output) / "ust" / "c_0"
         wait_until(lambda: file.stat().st_size == 1 << 20, "the slow one's packet")
@@ -110,9 +111,68 @@ def test_flood_of_connections_and_requests_is_bounded(fleet: Fleet) -> None:
                 pass
         producer.send(handle, 0, b"whole")
         producer.ask(producer.index(handle, 0, 5))
-        wait_until(lambda: not producer.is_pending(handle, 0), "a packet in a flood")
+        producer.wait_arrived(handle, 0)
         assert open_file_count(relay) <= 100
         assert memory_bytes(relay) - before < 100 << 20
         for connection in flood:
             connection.close()
     assert relay.stop() == 0
+
+
+def test_rotations_with_few_descriptors(fleet: Fleet) -> None:
+    """Files are suspended while streams move, while packets are under way, and while index entries are late."""
+    relay = Relay(fleet, "--fd-pool-size=100")
+    chance = random.Random(7)
+    with RawProducer(fleet.world) as producer:
+        plain = [producer.add(f"plain_{number}") for number in range(80)]
+        limited = [producer.add(f"limited_{number}", trace_file_size_bytes=2048) for number in range(40)]
+        handles = plain + limited
+        next_numbers = dict.fromkeys(handles, 0)
+
+        def send_some() -> None:
+            """Packets of some streams, and then their entries, so that both arrive in any order."""
+            chosen = chance.choices(handles, k=300)
+            entries = []
+            for handle in chosen:
+                number = next_numbers[handle]
+                next_numbers[handle] += 1
+                data = (b"%d:%d " % (handle, number)).ljust(chance.randrange(20, 1024), b".")
+                producer.send(handle, number, data, 1024 - len(data))
+                entries.append(producer.index(handle, number, 1024))
+            for start in range(0, len(entries), 50):
+                producer.ask(*entries[start : start + 50])
+
+        send_some()
+        for chunk_id in range(1, 5):
+            producer.rotate(chunk_id, next_numbers)
+            send_some()
+        for handle, number in next_numbers.items():
+            producer.wait_arrived(handle, number - 1)
+        assert open_file_count(relay) <= 100
+        output = relay.output / str(producer.output)
+    wait_until(lambda: "Session ends" in relay.log.read_text(), "the session to end")
+    chunks = sorted((output / "archives").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    current = [path for path in output.iterdir() if path.name != "archives"]
+    assert (len(chunks), len(current)) == (4, 1)
+    for number, handle in enumerate(handles):
+        name = f"plain_{number}" if number < 80 else f"limited_{number - 80}"
+        found = [packet for chunk in (*chunks, *current) for packet in _packets(chunk / "ust", name)]
+        assert found == [b"%d:%d" % (handle, sequence) for sequence in range(next_numbers[handle])]
+    assert "Still open" not in relay.log.read_text()
+
+
+def _packets(directory: Path, name: str) -> list[bytes]:
+    """What the packets of a stream begin with, as its index files find them."""
+    found = []
+    files = [directory / name] if name.startswith("plain") else []
+    count = 0
+    while name.startswith("limited") and (file := directory / f"{name}_{count}").exists():
+        files.append(file)
+        count += 1
+    for file in files:
+        data = file.read_bytes()
+        index = directory / "index" / f"{file.name}.idx"
+        at = offsets(index) if index.exists() else []
+        assert at == list(range(0, len(data), 1024)), file
+        found += [data[offset : offset + 20].split()[0].split(b".")[0] for offset in at]
+    return found

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tracefleet_native._native import ffi, lib
 
-_REPORTS_PER_CALL = 1024
+REPORTS_PER_CALL: Final = 1024
 _REPORT = struct.Struct("=iiiiQQQQII")
 
 PACKET_SIZE_BYTES_MAX: Final = 1 << 30
@@ -90,7 +90,7 @@ class Intake:
         out = ffi.new("struct tf_intake **")
         _check(lib.tf_intake_create(thread_count, out), "intake")
         self._handle: Any = ffi.gc(out[0], lib.tf_intake_free)
-        self._reports: Any = ffi.new("struct tf_intake_report[]", _REPORTS_PER_CALL)
+        self._reports: Any = ffi.new("struct tf_intake_report[]", REPORTS_PER_CALL)
 
     def fileno(self) -> int:
         """For a selector. The descriptor stays the intake's."""
@@ -104,7 +104,7 @@ class Intake:
 
     def take_reports(self, timeout_ms: int = 0) -> list[IntakeReport]:
         """Up to 1024 reports; waits for one for so long (negative: for ever), or until `wake`."""
-        count = lib.tf_intake_wait(self._handle, timeout_ms, self._reports, _REPORTS_PER_CALL)
+        count = lib.tf_intake_wait(self._handle, timeout_ms, self._reports, REPORTS_PER_CALL)
         data = ffi.buffer(self._reports, count * _REPORT.size)
         return [
             IntakeReport(_KINDS[kind], _REASONS[reason], error, *numbers)

@@ -46,9 +46,11 @@ class NativeIntake:
     def take_reports(self) -> Sequence[IntakeReport]:
         """All there are."""
         found: list[IntakeReport] = []
-        while reports := self._native.take_reports():
+        while True:
+            reports = self._native.take_reports()
             found += [IntakeReport(_KINDS[kind], _REASONS[reason], *rest) for kind, reason, *rest in reports]
-        return found
+            if len(reports) < native.REPORTS_PER_CALL:
+                return found
 
     def resume(self, token: int) -> None:
         self._native.resume(token)

@@ -15,7 +15,7 @@ from enum import Enum
 from tracefleet_common.errors import InvalidArgument
 
 NAME_SIZE_BYTES_MAX = 255  # NAME_MAX of Linux
-PATH_SIZE_BYTES_MAX = 3500  # leaves room for the output directory and the chunk below PATH_MAX
+PATH_SIZE_BYTES_MAX = 3000  # leaves room for names of session, host and chunk below PATH_MAX
 PATH_DEPTH_MAX = 64
 ARCHIVES = "archives"
 METADATA_NAME = "metadata"

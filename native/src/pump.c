@@ -30,6 +30,9 @@
 #define TICK_MS 25
 #define IDLE_TICK_MS 100
 
+/* More often would be of no use to anybody who reads along. */
+#define LIVE_PERIOD_US_MIN 1000
+
 /* What an epoll event is about, in the low half of its data beside the entry's index: a CPU, or one of these. */
 #define OF_CHANNEL UINT32_MAX
 #define OF_SWITCH_TIMER (UINT32_MAX - 1)
@@ -400,6 +403,15 @@ static int watch_timer(struct tf_pump *pump, uint32_t period_us, uint32_t index,
 	return *fd < 0 ? *fd : watch(pump, EPOLL_CTL_ADD, *fd, EPOLLIN | EPOLLONESHOT, index, part);
 }
 
+static uint32_t switch_period_us(const struct tf_channel *channel)
+{
+	const uint32_t live_us = channel->attributes.live_timer_period_us;
+
+	if (!is_for_live_reading(channel))
+		return channel->attributes.switch_timer_period_us;
+	return live_us < LIVE_PERIOD_US_MIN ? LIVE_PERIOD_US_MIN : live_us;
+}
+
 static int watch_channel(struct tf_pump *pump, struct entry *entry, uint32_t index, struct tf_channel *channel)
 {
 	const struct tf_channel_attributes *attributes = &channel->attributes;
@@ -408,10 +420,7 @@ static int watch_channel(struct tf_pump *pump, struct entry *entry, uint32_t ind
 	ret = watch(pump, EPOLL_CTL_ADD, lttng_ust_ctl_channel_get_wait_fd(channel->ust), EPOLLONESHOT, index,
 		    OF_CHANNEL);
 	if (ret == 0)
-		ret = watch_timer(pump,
-				  is_for_live_reading(channel) ? attributes->live_timer_period_us :
-								 attributes->switch_timer_period_us,
-				  index, OF_SWITCH_TIMER, &entry->switch_timer_fd);
+		ret = watch_timer(pump, switch_period_us(channel), index, OF_SWITCH_TIMER, &entry->switch_timer_fd);
 	if (ret == 0 && channel->output)
 		ret = watch_timer(pump, attributes->read_timer_period_us, index, OF_READ_TIMER,
 				  &entry->read_timer_fd);

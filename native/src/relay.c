@@ -21,10 +21,11 @@ enum { COMMAND_SEND_METADATA = 6, COMMAND_SEND_INDEX = 13 };
 
 #define RETURN_CODE_OK 10
 /*
- * A peer that reads at all empties its socket within this time; one that does not is left alone until the next look,
- * so that the thread can serve others.
+ * A peer that reads at all makes room within this time; one that does not is left alone until the next look, so that
+ * the thread can serve others. One that is merely slow has it for a little longer at a time.
  */
 #define PATIENCE_MS 20
+#define TURN_MS 60
 /* Index entries for a few hundred packets: a peer that takes no more of them shall get no more packets. */
 #define QUEUE_SIZE_MAX (64 << 10)
 
@@ -429,13 +430,11 @@ static void leave_data(struct tf_relay *relay, int error)
 static bool await_room(struct tf_relay *relay, uint64_t end_ms)
 {
 	struct pollfd data = { .fd = relay->data_fd, .events = POLLOUT };
-	const uint64_t now_ms = tf_now_ms();
 
-	if (relay->is_stalled || now_ms >= end_ms || poll(&data, 1, (int)(end_ms - now_ms)) == 0) {
-		relay->is_stalled = true;
+	if (relay->is_stalled || tf_now_ms() >= end_ms)
 		return false;
-	}
-	return true;
+	relay->is_stalled = poll(&data, 1, PATIENCE_MS) == 0;
+	return !relay->is_stalled;
 }
 
 /* Send the end of the packet that has begun. 0: it is gone; -EAGAIN: not all of it; or another negative errno. */
@@ -605,7 +604,7 @@ static int check_control(struct tf_relay *relay)
 
 int tf_relay_write(struct tf_relay *relay, struct tf_relay_stream *stream, const struct tf_packet *packets, int count)
 {
-	const uint64_t end_ms = tf_now_ms() + PATIENCE_MS;
+	const uint64_t end_ms = tf_now_ms() + TURN_MS;
 	bool is_damaged = false;
 	struct batch batch;
 	int ret, sent = 0;

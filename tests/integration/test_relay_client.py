@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,3 +284,56 @@ def test_a_consumer_daemon_that_is_told_to_end_sends_what_it_has(fleet: Fleet, r
     assert fleet.daemon is not None
     assert fleet.daemon.stop() == 0
     assert fleet.read(directory_of(relay)).numbers() == list(range(1000))
+
+
+OTHER_MAJOR = """
+import socket
+listener = socket.create_server(("127.0.0.1", 5342))
+data = socket.create_server(("127.0.0.1", 5343))
+print("ready", flush=True)
+connection, _ = listener.accept()
+connection.recv(32, socket.MSG_WAITALL)
+connection.sendall(bytes([0, 0, 0, 3, 0, 0, 0, 0]))
+connection.recv(1)
+"""
+
+
+def test_a_relay_daemon_of_another_time(fleet: Fleet) -> None:
+    """There is no real one to try it with."""
+    other = fleet.world.popen(["/usr/bin/python3", "-c", OTHER_MAJOR], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"ready\n"
+    fleet.run("create", "s1", f"--set-url={URL}")
+    refused = fleet.run("enable-channel", "-u", "ch", is_checked=False)
+    assert refused.returncode == 1
+    assert "Error: Channel ch: Relay daemon not compatible (session s1)" in refused.stderr
+
+
+def test_a_live_session_brings_its_relay_daemon(fleet: Fleet) -> None:
+    created = fleet.run("create", "s1", "--live")
+    assert "Spawning a relayd daemon" in created.stdout
+    assert "Live timer interval set to 1000000 us" in created.stdout
+    assert "Spawning" not in fleet.run("create", "s2", "--live=50ms").stdout
+    fleet.run("enable-event", "-u", "-s", "s2", RULE)
+    fleet.run("start", "s2")
+    program = fleet.program()
+    program.emit(10)
+    url = fleet.run("view", "s2", "--viewer=echo").stdout.strip()
+    assert url == f"net://localhost/host/{HOST_NAME}/s2"
+    program.emit(10)
+    fleet.run("destroy", "-a")
+    kept = fleet.world.home_of(0) / "lttng-traces" / HOST_NAME
+    assert fleet.read(kept).numbers() == list(range(20))
+
+
+def test_a_killed_session_daemon_leaves_a_whole_trace(fleet: Fleet, relay: Relay) -> None:
+    create(fleet)
+    program = fleet.program()
+    program.emit(1000)
+    assert fleet.daemon is not None
+    fleet.daemon.kill()
+    for pid in fleet.consumer_pids():
+        os.kill(pid, signal.SIGTERM)  # else it would wait for a session daemon to come back
+    wait_until(lambda: not fleet.consumer_pids(), "the consumer daemon to send everything and end")
+    assert fleet.read(directory_of(relay)).numbers() == list(range(1000))
+    verify(fleet, directory_of(relay))

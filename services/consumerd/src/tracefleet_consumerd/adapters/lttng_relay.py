@@ -27,6 +27,7 @@ CONNECT_DEADLINE_S = 5.0
 REPLY_DEADLINE_S = 5.0
 RECEIVE_SIZE_BYTES = 4096
 PENDING_REPLY_SIZE_BYTES = 4
+REQUESTS_AT_ONCE_MAX = 500
 FIRST_CHUNK_ID = 0
 METADATA_NAME = "metadata"
 EXISTS_PAUSE_S = 0.02
@@ -35,7 +36,11 @@ Reply = TypeVar("Reply")
 
 
 class _Silence(Exception):
-    """The replies did not come in time."""
+    """So many replies to requests that were sent did not come in time."""
+
+    def __init__(self, late_count: int) -> None:
+        super().__init__("it does not answer")
+        self.late_count = late_count
 
 
 class LttngRelaySession:
@@ -253,9 +258,9 @@ class LttngRelaySession:
         try:
             self._converse(requests, replies)
             problem = 0
-        except _Silence:
+        except _Silence as silence:
             if is_patient:
-                problem, late_count = 0, len(requests) - len(replies)
+                problem, late_count = 0, silence.late_count
             else:
                 problem = errno.ETIMEDOUT
             raise TransportError(f"The relay daemon at {self.text} does not answer") from None
@@ -272,15 +277,22 @@ class LttngRelaySession:
     def _converse(
         self, requests: Sequence[relay.Request], replies: list[relay.Reply] | None = None
     ) -> list[relay.Reply]:
-        """Send all requests, then read the replies. Raises OSError, _Silence or RemoteProtocolError."""
+        """Send requests and read their replies. Raises OSError, _Silence or RemoteProtocolError."""
         replies = [] if replies is None else replies
+        # A relay daemon that cannot send its replies reads no more requests: not too many at once.
+        for begin in range(0, len(requests), REQUESTS_AT_ONCE_MAX):
+            self._converse_at_once(requests[begin : begin + REQUESTS_AT_ONCE_MAX], replies)
+        return replies
+
+    def _converse_at_once(self, requests: Sequence[relay.Request], replies: list[relay.Reply]) -> None:
         end_s = time.monotonic() + REPLY_DEADLINE_S
+        reply_count = len(replies) + len(requests)
         for request in requests:
             self._decoder.expect(request.command)
+        self._control.settimeout(REPLY_DEADLINE_S)
+        self._control.sendall(b"".join(encode_request(request, self._minor) for request in requests))
         try:
-            self._control.settimeout(REPLY_DEADLINE_S)
-            self._control.sendall(b"".join(encode_request(request, self._minor) for request in requests))
-            while len(replies) < len(requests):
+            while len(replies) < reply_count:
                 reply = self._decoder.next_reply()
                 if reply is not None:
                     replies.append(reply)
@@ -291,8 +303,7 @@ class LttngRelaySession:
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
                 self._decoder.receive(data)
         except TimeoutError:
-            raise _Silence("it does not answer") from None
-        return replies
+            raise _Silence(reply_count - len(replies)) from None
 
     def _only(self, kind: type[Reply], replies: list[relay.Reply]) -> Reply:
         return self._expect(kind, replies[0])

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bench import report, slow_disk
+from bench.peers import PEERS
 from bench.plan import CASES
 from bench.worker import isolated
 
@@ -22,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="only these, or those that begin so; see --list")
     parser.add_argument("--rounds", type=int, default=5, help="how often each peer is measured, in turn (%(default)s)")
-    parser.add_argument("--peer", action="append", choices=("lttng", "tracefleet"), help="only this one")
+    parser.add_argument("--peer", action="append", choices=tuple(PEERS), help="only this one")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     return parser.parse_args()
 
@@ -47,7 +48,7 @@ def main() -> int:
     if arguments.list:
         print("\n".join(case.name for case in cases))
         return 0
-    peers = arguments.peer or ["lttng", "tracefleet"]
+    peers = arguments.peer or list(PEERS)
     samples: report.Samples = {}
     failures: list[str] = []
     if not slow_disk.is_available() and any(case.needs_slow_disk for case in cases):
@@ -71,7 +72,7 @@ def main() -> int:
     result = RESULTS / time.strftime("%Y%m%d-%H%M%S.json")
     result.write_text(json.dumps({"machine": machine(), "rounds": arguments.rounds, "samples": samples}, indent=1))
     print(f"{machine()}; {arguments.rounds} rounds, median (least … most), ratio tracefleet / LTTng-tools\n")
-    print(report.table(cases, samples))
+    print(report.tables(cases, samples))
     for failure in failures:
         print(f"failed: {failure}")
     return 1 if failures else 0

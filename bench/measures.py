@@ -39,7 +39,7 @@ def recording(
     `is_counted`: also let babeltrace2 count the event records, to see that nothing is unaccounted for.
     """
     with _disk(base, disk_bytes_per_s) as output:
-        tracer.record_the_load(output)
+        tracer.record_the_load(f"--output={output}")
         tracer.run("start")
         os.sync()
         daemons = tracer.daemons()
@@ -86,7 +86,7 @@ def _disk(base: Path, disk_bytes_per_s: int) -> Iterator[Path]:
 def start_latency(tracer: Tracer, base: Path) -> Figures:
     """Time from calling `start` to the first event record of a program that runs and emits every 50 µs."""
     output = base / "trace"
-    tracer.record_the_load(output)
+    tracer.record_the_load(f"--output={output}")
     arguments = [*load_arguments(rate=20_000), "--until-end-of-input"]
     with subprocess.Popen(arguments, env=load_environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL):
         _wait_until_listed(tracer)
@@ -110,7 +110,7 @@ def registration(tracer: Tracer, base: Path, *, count: int, is_active: bool) -> 
     `is_active`: a session records all their events, so that each is set up for it before its main().
     """
     if is_active:
-        tracer.record_the_load(base / "trace")
+        tracer.record_the_load(f"--output={base / 'trace'}")
         tracer.run("start")
     with subprocess.Popen(
         [LAUNCH, str(count), LOAD], env=load_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE

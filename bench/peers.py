@@ -1,4 +1,4 @@
-"""The two tracers that are compared: how each daemon is started, and which command drives it."""
+"""The tracers that are compared: how each daemon is started, and which command drives it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.processes import descendants
+from bench.processes import descendants, listening_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "bench"
@@ -21,21 +21,27 @@ DEADLINE_S = 30.0  # for any one command or program: past it the measurement is 
 
 @dataclass(frozen=True)
 class Peer:
-    """One tracer: its command and its daemon, both with the arguments that every use has."""
+    """One tracer: its command and its daemons, with the arguments that every use has."""
 
     name: str
     command: tuple[str, ...]
     daemon: tuple[str, ...]
+    relay_daemon: tuple[str, ...]
 
 
+_LTTNG = Peer("lttng", ("/usr/bin/lttng",), ("/usr/bin/lttng-sessiond", "--no-kernel"), ("/usr/bin/lttng-relayd",))
+_TRACEFLEET = Peer(
+    "tracefleet",
+    (str(ROOT / ".venv/bin/tracefleet"),),
+    (str(ROOT / ".venv/bin/tracefleet-sessiond"), "--no-kernel"),
+    (str(ROOT / ".venv/bin/tracefleet-relayd"),),
+)
 PEERS = {
-    "lttng": Peer("lttng", ("/usr/bin/lttng",), ("/usr/bin/lttng-sessiond", "--no-kernel")),
-    "tracefleet": Peer(
-        "tracefleet",
-        (str(ROOT / ".venv/bin/tracefleet"),),
-        (str(ROOT / ".venv/bin/tracefleet-sessiond"), "--no-kernel"),
-    ),
+    "lttng": _LTTNG,
+    "lttng-tracefleet": replace(_LTTNG, name="lttng-tracefleet", relay_daemon=_TRACEFLEET.relay_daemon),
+    "tracefleet": _TRACEFLEET,
 }
+RELAY_PORTS = (5342, 5343, 5344)  # control, data, live
 
 
 class Tracer:
@@ -64,9 +70,9 @@ class Tracer:
         self.run(*arguments)
         return time.monotonic() - begin
 
-    def record_the_load(self, output: Path, session: str = "bench") -> None:
-        """Make a session that records the events of load programs, not started yet."""
-        self.run("create", session, f"--output={output}")
+    def record_the_load(self, *output: str, session: str = "bench") -> None:
+        """Make a session that records the events of load programs, not started yet. `output`: options of `create`."""
+        self.run("create", session, *output)
         self.run("enable-event", "--userspace", "bench_load:*")
 
     def daemons(self) -> list[int]:
@@ -77,12 +83,32 @@ class Tracer:
 @contextmanager
 def running(peer: Peer) -> Iterator[Tracer]:
     """Start the peer's session daemon, and end it afterwards. Only in namespaces of our own: see worker."""
-    with Path(os.environ["BENCH_LOG"]).open("ab") as log:
-        daemon = subprocess.Popen(peer.daemon, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
+    with _started(peer.daemon, "sessiond") as daemon:
         tracer = Tracer(peer, daemon.pid)
         _wait_until_it_answers(tracer, daemon)
         yield tracer
+
+
+@contextmanager
+def running_relay(peer: Peer, output: Path) -> Iterator[list[int]]:
+    """Start the peer's relay daemon on the usual ports, and end it afterwards; its process ids."""
+    with _started((*peer.relay_daemon, f"--output={output}"), "relayd") as daemon:
+        deadline = time.monotonic() + DEADLINE_S
+        while not set(RELAY_PORTS) <= listening_ports():
+            if daemon.poll() is not None:
+                raise RuntimeError(f"The relay daemon of {peer.name} ended: status={daemon.returncode}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The relay daemon of {peer.name} does not listen")
+            time.sleep(0.05)
+        yield [daemon.pid, *descendants(daemon.pid)]
+
+
+@contextmanager
+def _started(command: Sequence[str], log_name: str) -> Iterator[subprocess.Popen[bytes]]:
+    with Path(os.environ["BENCH_LOGS"], f"{log_name}.log").open("ab") as log:
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield daemon
     finally:
         daemon.terminate()
         try:

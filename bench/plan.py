@@ -29,6 +29,7 @@ class Case:
     parameters: dict[str, Any] = field(default_factory=dict)
     needs_slow_disk: bool = False
     peers: tuple[str, ...] = ("lttng", "tracefleet")
+    has_relay: bool = False  # the peers are pairs then: who sends, and the relay daemon
 
 
 def _losses(title: str, target: str = "≤ LTTng's") -> tuple[Row, ...]:
@@ -61,6 +62,78 @@ def _registration(count: int, is_active: bool) -> Case:
     return Case(name, "registration", tuple(rows), {"count": count, "is_active": is_active})
 
 
+def _relay_streams(name: str, title: str, sends: str, *more: Row) -> Case:
+    rows = (
+        Row("cpu_s_per_s", f"CPU of the relay daemon, 1,000 streams, {title}", "ms/s", 1e3),
+        Row("memory_mb", f"Memory of the relay daemon, 1,000 streams, {title}", "MB"),
+    )
+    # The producer is the same for both relay daemons, so there are two peers only.
+    return Case(
+        f"relay-streams-{name}",
+        "relay_streams",
+        (*more, *rows),
+        {"count": 1000, "seconds": 3, "sends": sends},
+        peers=("lttng", "lttng-tracefleet"),
+        has_relay=True,
+    )
+
+
+PAIRS = ("lttng", "lttng-tracefleet", "tracefleet")
+RELAY_RATES = (50_000, 100_000, 200_000, 400_000, 600_000)
+RELAY_CASES = (
+    Case(
+        "relay-cpu",
+        "streaming",
+        (
+            Row("relay_cpu_s_per_gb", "CPU of the relay daemon", "s/GB"),
+            Row("sender_cpu_s_per_gb", "CPU of the sending daemons", "s/GB"),
+            Row("daemons_cpu_s_per_gb", "CPU of all daemons", "s/GB", target="≤ 1.0 ×"),
+            Row("machine_cpu_s_per_gb", "CPU of the whole machine but the program, until synced", "s/GB"),
+            Row("stop_s", "`stop` after 0.5 GB", "ms", 1e3),
+            Row("lost_percent", "Events lost, 200,000/s of 1 kB", "%", target="≤ LTTng's"),
+        ),
+        {"rate": 200_000, "seconds": 2.5, "payload": 1000, "threads": 2, "is_counted": False},
+        peers=PAIRS,
+        has_relay=True,
+    ),
+    Case(
+        "relay-flood-small",
+        "streaming",
+        (
+            *_losses("as fast as 2 threads can, 12 B"),
+            Row("daemons_cpu_s_per_gb", "CPU of all daemons, as fast as 2 threads can", "s/GB"),
+        ),
+        {"rate": 0, "events": 1_000_000, "threads": 2},
+        peers=PAIRS,
+        has_relay=True,
+    ),
+    Case(
+        "relay-ladder",
+        "streaming_ladder",
+        (
+            *(Row(f"lost_percent_{rate}", f"Events lost, {rate:,}/s of 1 kB", "%", 1.0) for rate in RELAY_RATES),
+            Row("rate_without_loss", "Highest of these rates without loss", "events/s", target="≥ LTTng's"),
+        ),
+        {"rates": RELAY_RATES, "seconds": 1, "payload": 1000, "threads": 2},
+        peers=PAIRS,
+        has_relay=True,
+    ),
+    Case(
+        "relay-live",
+        "live_latency",
+        (
+            Row("latency_median_s", "Event to line of babeltrace2, live timer 100 ms: median", "ms", 1e3, "≤ 1.0 ×"),
+            Row("latency_p99_s", "… 99 of 100", "ms", 1e3),
+        ),
+        # A rate that shares no period with the timers.
+        {"live_timer_us": 100_000, "events": 100, "rate": 27.1},
+        peers=PAIRS,
+        has_relay=True,
+    ),
+    _relay_streams("idle", "idle", "nothing", Row("added_s", "1,000 streams are added", "ms", 1e3)),
+    _relay_streams("beacons", "idle, live (1 beacon/s each)", "beacons"),
+    _relay_streams("slow", "1 packet/s of 4 KiB each", "packets"),
+)
 CASES = (
     Case(
         "recording-1gb",
@@ -131,4 +204,5 @@ CASES = (
         {"count": 50},
         peers=("tracefleet",),
     ),
+    *RELAY_CASES,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2  # the kind of a process clock that counts scheduled time (linux/posix-timers.h)
+_TCP_LISTEN = "0A"  # state of a socket in /proc/net/tcp
 # Mappings that are ring buffers, or pages shared with the applications: they are not the daemon's own memory.
 _RING_BUFFER = re.compile(r"/dev/shm/|/memfd:|/SYSV|/dev/zero")
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(?P<path>.*)$")
@@ -33,6 +34,12 @@ def descendants(pid: int) -> list[int]:
         found += children
         pending += children
     return found
+
+
+def listening_ports() -> set[int]:
+    """Return the TCP ports (IPv4) of this network namespace that somebody listens on."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return {int(local.rpartition(":")[2], 16) for _, local, _, state, *_ in rows if state == _TCP_LISTEN}
 
 
 def cpu_s(pids: Iterable[int]) -> float:

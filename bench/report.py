@@ -1,4 +1,4 @@
-"""The table: medians of both peers, their ratio pair by pair, and the spread."""
+"""The tables: medians of the peers, their ratios round by round, and the spread."""
 
 from __future__ import annotations
 
@@ -10,17 +10,39 @@ from bench.plan import Case, Row
 Samples = dict[str, dict[str, list[dict[str, float]]]]  # case, peer: one dictionary of figures per round
 
 
-def table(cases: Iterable[Case], samples: Samples) -> str:
-    """Return the Markdown table of the cases that have samples."""
+_COLUMNS = {"lttng": "LTTng-tools", "tracefleet": "tracefleet"}
+_RELAY_COLUMNS = {  # who sends, and which relay daemon keeps it
+    "lttng": "LTTng → LTTng",
+    "lttng-tracefleet": "LTTng → tracefleet",
+    "tracefleet": "tracefleet → tracefleet",
+}
+
+
+def tables(cases: Sequence[Case], samples: Samples) -> str:
+    """Return the Markdown tables, with and without relay daemons, of the cases that have samples."""
+    found = [case for case in cases if case.name in samples]
+    groups = (
+        (_COLUMNS, [case for case in found if not case.has_relay]),
+        (_RELAY_COLUMNS, [case for case in found if case.has_relay]),
+    )
+    return "\n\n".join(_table(columns, group, samples) for columns, group in groups if group)
+
+
+def _table(columns: dict[str, str], cases: Iterable[Case], samples: Samples) -> str:
+    """Return a table with a column for each peer; the ratio after it is to the first one."""
+    first, *others = columns.values()
+    titles = ["figure", "unit", first, *(title for other in others for title in (other, "ratio")), "target"]
     lines = [
-        "| figure | unit | LTTng-tools | tracefleet | ratio | target |",
-        "|---|---|---:|---:|---:|---|",
+        f"| {' | '.join(titles)} |",
+        f"|---|---|---:|{'---:|---:|' * len(others)}---|",
     ]
     for case in cases:
-        for row in case.rows if case.name in samples else ():
-            lttng, ours = (_values(row, samples[case.name].get(peer, [])) for peer in ("lttng", "tracefleet"))
-            cells = (row.title, row.unit, _cell(lttng), _cell(ours), _ratio(lttng, ours), row.target)
-            lines.append(f"| {' | '.join(cells)} |")
+        for row in case.rows:
+            lttng, *ours = (_values(row, samples[case.name].get(peer, [])) for peer in columns)
+            cells = [row.title, row.unit, _cell(lttng)]
+            for values in ours:
+                cells += [_cell(values), _ratio(lttng, values)]
+            lines.append(f"| {' | '.join([*cells, row.target])} |")
     return "\n".join(lines)
 
 

@@ -65,4 +65,9 @@ def first_event_ns(trace: Path) -> int:
     line = reader.stdout.readline()
     reader.kill()
     reader.wait()
-    return int(line[1 : line.index("]")])
+    return clock_cycles(line.encode())
+
+
+def clock_cycles(line: bytes) -> int:
+    """Return the time of an event record that `babeltrace2 --clock-cycles` printed."""
+    return int(line[1 : line.index(b"]")])

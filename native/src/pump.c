@@ -217,6 +217,7 @@ static bool visit_live_stream(struct tf_pump *pump, struct entry *entry, struct 
 	if (!stream->has_sink || tf_stream_timestamp(stream, &now) < 0)
 		return false;
 	tf_output_write_metadata(stream->output); /* a failure shows again with the next packet */
+	tf_stream_open_packet(stream);
 	tf_stream_flush(stream, false);
 	is_unfinished = visit_stream(pump, entry, stream);
 	if (stream->packet_count == packet_count && tf_stream_is_idle(stream))

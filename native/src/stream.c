@@ -436,6 +436,12 @@ void tf_stream_flush(struct tf_stream *stream, bool is_final)
 	flush(stream, is_final ? flush_final : flush_filled);
 }
 
+void tf_stream_open_packet(struct tf_stream *stream)
+{
+	if (!stream->is_broken && stream->packet_count == 0 && !tf_stream_has_unread(stream))
+		flush(stream, flush_final);
+}
+
 struct timestamp {
 	struct tf_stream *stream;
 	uint64_t *now;

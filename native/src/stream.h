@@ -94,6 +94,11 @@ enum tf_turn_result {
 /* Write what is complete, at most one write's worth. @is_forced: do not wait for the time of the next retry. */
 enum tf_turn_result tf_stream_turn(struct tf_stream *stream, bool is_forced);
 void tf_stream_flush(struct tf_stream *stream, bool is_final);
+/*
+ * Close the first packet of the stream, even when it is empty. It begins with the buffers, not with its first record as
+ * those after it, so nothing may be said of the time since then before it is out.
+ */
+void tf_stream_open_packet(struct tf_stream *stream);
 /* True when all that was switched away from is written, and nothing keeps what comes from being written. */
 bool tf_stream_is_idle(struct tf_stream *stream);
 /* The trace clock now, in cycles. 0 or -EIO. */

@@ -68,6 +68,13 @@ def directory_of(relay: Relay, session: str = "s1") -> Path:
     return found[0]
 
 
+def streams_of(relay: Relay, session: str = "s1", channel: str = "channel0") -> list[Path]:
+    """The data files of a channel, one per CPU."""
+    found = [path for path in directory_of(relay, session).rglob(f"{channel}_*") if path.suffix == ""]
+    assert found
+    return found
+
+
 def verify(fleet: Fleet, directory: Path, *options: str) -> None:
     result = fleet.world.run([OURS.command, "verify", directory, *options])
     assert result.returncode == 0, result
@@ -170,20 +177,24 @@ def test_events_are_seen_while_they_come(fleet: Fleet, relay: Relay) -> None:
     viewer = LiveViewer(fleet.world, "s1", is_patient=True)
     program = fleet.program()
     fleet.run("start", "s1")
-    # lttng-relayd 2.13 takes no beacon before the first packet, and a viewer waits for every stream.
-    for cpu in range(CPU_COUNT):
-        program.ask(f"cpu {cpu}")
-        program.emit(10)
-    viewer.wait_for_number(10 * CPU_COUNT - 1)
-    # From now on beacons let it go on, though all other streams are idle.
-    for number in range(10 * CPU_COUNT, 10 * CPU_COUNT + 5):
+    # A viewer waits for every stream, so those of the other CPUs have to say that nothing happens there.
+    wait_until(lambda: all(path.stat().st_size for path in streams_of(relay)), "every stream to say something")
+    program.ask("cpu 0")
+    for number in range(5):
         program.emit(1)
         viewer.wait_for_number(number)
+    for cpu in range(CPU_COUNT):  # after many beacons
+        program.ask(f"cpu {cpu}")
+        program.emit(10)
     fleet.stop()
+    viewer.wait_for_number(10 * CPU_COUNT + 4)
+    fleet.run("start", "s1")
+    program.emit(1)
+    viewer.wait_for_number(10 * CPU_COUNT + 5)
     fleet.destroy()
-    assert viewer.numbers() == list(range(10 * CPU_COUNT + 5))
+    assert viewer.numbers() == list(range(10 * CPU_COUNT + 6))
     viewer.interrupt()
-    assert fleet.read(directory_of(relay)).numbers() == list(range(10 * CPU_COUNT + 5))
+    assert fleet.read(directory_of(relay)).numbers() == list(range(10 * CPU_COUNT + 6))
 
 
 def test_new_events_and_programs_are_described_before_they_are_seen(fleet: Fleet, relay: Relay) -> None:

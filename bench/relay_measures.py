@@ -38,21 +38,33 @@ def streaming(
     payload: int = 0,
     threads: int = 1,
     is_counted: bool = True,
+    is_in_memory: bool = False,
 ) -> Figures:
     """Stream one run of the load program: CPU of the daemons on either side and of the machine, losses, time of `stop`.
 
-    Parameters as of `measures.recording`.
+    Parameters as of `measures.recording`. `is_in_memory`: the relay daemon writes to a tmpfs.
     """
     more = {"events": events} if events else {}
     load = load_arguments(threads, seconds, rate, payload, **more)
+    if is_in_memory:
+        _mount_tmpfs(base / "relay")
     with running_relay(tracer.peer, base / "relay") as relay:
         return _stream(tracer, relay, base / "relay", load, is_counted)
+
+
+def _mount_tmpfs(place: Path) -> None:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
 
 
 def streaming_ladder(
     tracer: Tracer, base: Path, *, rates: Sequence[int], seconds: float, payload: int, threads: int
 ) -> Figures:
-    """Stream at one rate after the other, each in a session of its own: losses, and the highest rate without any."""
+    """Stream at one rate after the other, each in a session of its own: losses, and the highest rate without any.
+
+    The relay daemon writes to a tmpfs, else the disk would decide.
+    """
+    _mount_tmpfs(base / "relay")
     figures: Figures = {"rate_without_loss": 0.0}
     is_lossless = True
     with running_relay(tracer.peer, base / "relay") as relay:

@@ -145,7 +145,10 @@ def commands(tracer: Tracer, base: Path, *, count: int) -> Figures:
 
 
 def requests(tracer: Tracer, base: Path, *, count: int) -> Figures:
-    """Median time of requests to our session daemon over an open connection: its own share of a command."""
+    """Median time of requests to our session daemon over an open connection: its own share of a command.
+
+    A program runs that is recorded from `start` to `stop`, and emits little.
+    """
     from tracefleet_common.client import Client
     from tracefleet_common.model.event_rules import Domain, EventRule
 
@@ -157,13 +160,20 @@ def requests(tracer: Tracer, base: Path, *, count: int) -> Figures:
         times.setdefault(figure, []).append(time.monotonic() - begin)
 
     rule = EventRule(pattern="bench_load:*")
-    with Client() as client:
+    arguments = [*load_arguments(rate=1_000), "--until-end-of-input"]
+    with (
+        subprocess.Popen(arguments, env=load_environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL),
+        Client() as client,
+    ):
+        _wait_until_listed(tracer)
         for number in range(count):
             session = f"bench{number}"
             timed("create_s", client.create_session, name=session, output_path=str(base / session))
             timed("enable_event_s", client.enable_event, session=session, domain=Domain.USER_SPACE, rule=rule)
             timed("list_s", client.list_sessions)
             timed("describe_s", client.describe_session, session=session)
+            timed("start_s", client.start_session, session=session)
+            timed("stop_s", client.stop_session, session=session)
             timed("destroy_s", client.destroy_session, session=session)
     return {name: statistics.median(values) for name, values in times.items()}
 

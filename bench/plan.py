@@ -202,7 +202,7 @@ CASES = (
         "requests",
         tuple(
             Row(f"{name}_s", f"The daemon's share of a command: `{name.replace('_', '-')}`", "ms", 1e3, "≤ 10 ms")
-            for name in ("create", "enable_event", "list", "describe", "destroy")
+            for name in ("create", "enable_event", "list", "describe", "start", "stop", "destroy")
         ),
         {"count": 50},
         peers=("tracefleet",),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import tracefleet_native
@@ -216,12 +217,31 @@ class NativeChannel:
         self.native.close()
 
 
+class _PageJoiner:
+    """Puts ring buffers into large pages a while after they were made: a program is waiting for them just then."""
+
+    _DELAY_S = 1.0
+
+    def __init__(self) -> None:
+        self._channels: queue.SimpleQueue[tuple[float, tracefleet_native.Channel]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="pages", daemon=True).start()
+
+    def join_later(self, channel: tracefleet_native.Channel) -> None:
+        self._channels.put((time.monotonic() + self._DELAY_S, channel))
+
+    def _run(self) -> None:
+        while True:
+            due_s, channel = self._channels.get()
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            channel.join_pages()
+            del channel  # not until the next one comes
+
+
 class NativeLibrary:
     """Makes the above."""
 
     def __init__(self) -> None:
-        # It takes a while, and nobody needs to wait for it.
-        self._page_joiner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
+        self._page_joiner = _PageJoiner()
 
     @property
     def cpu_count(self) -> int:
@@ -261,5 +281,5 @@ class NativeLibrary:
     def create_channel(self, settings: ChannelSettings, output: TraceOutput | None) -> ChannelBuffers:
         assert output is None or isinstance(output, NativeOutput), "made by open_output"
         channel = NativeChannel(settings, output)
-        self._page_joiner.submit(channel.native.join_pages)
+        self._page_joiner.join_later(channel.native)
         return channel

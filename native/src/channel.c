@@ -130,7 +130,6 @@ static int map_stream(struct tf_stream *stream, const struct tf_channel_attribut
 static int open_stream(struct tf_channel *channel, struct tf_stream *stream)
 {
 	const struct tf_channel_attributes *attributes = &channel->attributes;
-	int ret;
 
 	stream->header_type = attributes->header_type;
 	stream->layouts = channel->layouts;
@@ -143,9 +142,14 @@ static int open_stream(struct tf_channel *channel, struct tf_stream *stream)
 	stream->wakeup_fd = lttng_ust_ctl_stream_get_wakeup_fd(stream->ust);
 	if (stream->wait_fd < 0 || stream->wakeup_fd < 0 || fcntl(stream->wait_fd, F_SETFL, O_NONBLOCK) < 0)
 		return -EIO;
-	ret = map_stream(stream, attributes);
-	if (ret < 0 || !channel->output)
-		return ret;
+	return map_stream(stream, attributes);
+}
+
+static int open_sink(struct tf_channel *channel, struct tf_stream *stream)
+{
+	const struct tf_channel_attributes *attributes = &channel->attributes;
+	int ret;
+
 	stream->output = channel->output;
 	stream->relay = tf_output_relay(channel->output);
 	stream->relayed = (struct tf_relay_stream){ .stream_id = attributes->channel_id, .cpu = stream->cpu };
@@ -155,6 +159,22 @@ static int open_stream(struct tf_channel *channel, struct tf_stream *stream)
 				 attributes->trace_file_size, attributes->trace_file_count);
 	stream->has_sink = ret == 0;
 	return ret;
+}
+
+struct sinks {
+	struct tf_channel *channel;
+	int ret;
+};
+
+static void *open_sinks(void *data)
+{
+	struct sinks *sinks = data;
+	struct tf_channel *channel = sinks->channel;
+
+	sinks->ret = 0;
+	for (uint32_t i = 0; channel->output && i < channel->stream_count && sinks->ret == 0; i++)
+		sinks->ret = open_sink(channel, &channel->streams[i]);
+	return NULL;
 }
 
 static struct tf_channel *allocate(const struct tf_channel_attributes *attributes, struct tf_output *output)
@@ -202,6 +222,9 @@ int tf_channel_create(const struct tf_channel_attributes *attributes, struct tf_
 		      struct tf_channel **out, uint64_t *needed, uint64_t *available)
 {
 	struct tf_channel *channel;
+	struct sinks sinks;
+	pthread_t opener;
+	bool has_opener;
 	int *fds, ret;
 
 	*needed = *available = 0;
@@ -225,12 +248,20 @@ int tf_channel_create(const struct tf_channel_attributes *attributes, struct tf_
 			goto err_fds;
 		channel->streams[i].shm_fd = fds[i] = ret;
 	}
+	/* A program waits for all this: the disk has its part to do while the library fills the memory with zeros. */
+	sinks.channel = channel;
+	has_opener = pthread_create(&opener, NULL, open_sinks, &sinks) == 0;
 	errno = 0;
 	channel->ust = create_buffers(channel, fds);
-	if (!channel->ust) {
-		ret = errno > 0 ? -errno : -ENOMEM;
+	ret = channel->ust ? 0 : errno > 0 ? -errno : -ENOMEM;
+	if (has_opener)
+		pthread_join(opener, NULL);
+	else
+		open_sinks(&sinks);
+	if (ret == 0)
+		ret = sinks.ret;
+	if (ret < 0)
 		goto err_fds;
-	}
 	for (uint32_t i = 0; i < channel->stream_count; i++) {
 		ret = open_stream(channel, &channel->streams[i]);
 		if (ret < 0)

@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -223,18 +224,21 @@ class _PageJoiner:
     _DELAY_S = 1.0
 
     def __init__(self) -> None:
-        self._channels: queue.SimpleQueue[tuple[float, tracefleet_native.Channel]] = queue.SimpleQueue()
+        # Weak: who closes a channel gets its memory back at once.
+        self._channels: queue.SimpleQueue[tuple[float, weakref.ref[tracefleet_native.Channel]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="pages", daemon=True).start()
 
     def join_later(self, channel: tracefleet_native.Channel) -> None:
-        self._channels.put((time.monotonic() + self._DELAY_S, channel))
+        self._channels.put((time.monotonic() + self._DELAY_S, weakref.ref(channel)))
 
     def _run(self) -> None:
         while True:
-            due_s, channel = self._channels.get()
+            due_s, reference = self._channels.get()
             time.sleep(max(0.0, due_s - time.monotonic()))
-            channel.join_pages()
-            del channel  # not until the next one comes
+            channel = reference()
+            if channel is not None:
+                channel.join_pages()
+            del channel
 
 
 class NativeLibrary:

@@ -65,3 +65,4 @@ class WorkerThreads:
                 self._idle.release()  # whoever brings the next job takes this back
                 job = self._jobs.get()
             job()
+            del job  # buffers that were closed with it are given back now, not with the next one

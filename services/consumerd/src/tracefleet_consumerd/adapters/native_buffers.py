@@ -1,4 +1,4 @@
-"""Ring buffers and trace files, from the native library. The only module that imports it.
+"""Ring buffers and trace files, from the native library.
 
 Import it before the process has threads: the library blocks signals that no thread may receive.
 """

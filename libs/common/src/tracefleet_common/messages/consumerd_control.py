@@ -11,7 +11,7 @@ import msgspec
 from tracefleet_common.messages.envelope import Done, Hello, HelloReply
 from tracefleet_common.model.ctf_types import HeaderType
 from tracefleet_common.model.event_rules import LossMode
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 
 CONTEXT_FIELDS_EVENT_ID = -1  # in RecordLayout: not an event, but the context fields of all of them
 
@@ -33,7 +33,7 @@ class OpenRelaySession(msgspec.Struct, frozen=True, kw_only=True, tag="open-rela
     """
 
     relay_key: int
-    output: RelayOutput
+    output: RelayOutput | FleetOutput
     session_name: str
     host_name: str
     has_creation_time_in_name: bool
@@ -62,6 +62,12 @@ class CloseRelaySession(msgspec.Struct, frozen=True, tag="close-relay-session"):
     """
 
     relay_key: int
+
+
+class SampleRelaySessions(msgspec.Struct, frozen=True, tag="sample-relay-sessions"):
+    """Reply: RelaySessionsSampled. What is known here; no relay daemon is asked."""
+
+    relay_keys: tuple[int, ...]
 
 
 class OpenRegistry(msgspec.Struct, frozen=True, kw_only=True, tag="open-registry"):
@@ -185,6 +191,7 @@ ConsumerdRequest = (
     | PrepareRelaySession
     | SettleRelaySession
     | CloseRelaySession
+    | SampleRelaySessions
     | OpenRegistry
     | SetRecordLayouts
     | CreateChannel
@@ -234,6 +241,32 @@ class ChannelsDrained(msgspec.Struct, frozen=True, tag="channels-drained"):
     channels: tuple[ChannelState, ...]
 
 
+class RelaySessionState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a session at a relay daemon goes, and the sums of what went there. Counts are cumulative, sizes in bytes.
+
+    Of LTTng's protocol, which has no acknowledgements, `acknowledged_*` are None, and what was lost in a broken
+    connection is not known.
+    """
+
+    relay_key: int
+    is_connected: bool
+    trouble: str | None  # why it is not as it should be; None when all is well
+    sent_packet_count: int
+    sent_bytes: int
+    acknowledged_packet_count: int | None = None
+    acknowledged_bytes: int | None = None
+    resent_packet_count: int = 0
+    reconnect_count: int = 0
+    spooled_packet_count: int = 0  # in the spool now: safe on this host, and not at the relay daemon
+    spooled_bytes: int = 0
+
+
+class RelaySessionsSampled(msgspec.Struct, frozen=True, tag="relay-sessions-sampled"):
+    """One state per key asked for, in that order; those that are not known are left out."""
+
+    sessions: tuple[RelaySessionState, ...]
+
+
 class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="consumer"):
     """Who answers."""
 
@@ -246,7 +279,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="consumer"):
     has_repair: bool  # the ring buffer layout is the known one, so jammed buffers can be repaired
 
 
-ConsumerdReply = HelloReply | Done | ChannelCreated | ChannelsDrained | ConsumerInfo
+ConsumerdReply = HelloReply | Done | ChannelCreated | ChannelsDrained | RelaySessionsSampled | ConsumerInfo
 
 # ---- notices ----
 

@@ -12,7 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fleet import GENUINE, OURS, Fleet, Kind, has_genuine, is_real_root
+from networks import Link
 from programs import build_programs
+from world import World
 
 # With TRACEFLEET_TEST_KIND=genuine, scenarios that any implementation must pass run on lttng-tools: a test
 # that fails there expects something else than LTTng does.
@@ -51,6 +53,20 @@ def make_fleet(request: pytest.FixtureRequest, _programs: None) -> Iterator[Call
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+@pytest.fixture
+def make_link(make_fleet: Callable[..., Fleet]) -> Iterator[Callable[..., Link]]:
+    """Joins the worlds of two fleets (arguments as `Link`); the links end with the test, before the worlds."""
+    links: list[Link] = []
+
+    def make(near: World, far: World, *, seed: int = 1) -> Link:
+        links.append(Link(near, far, seed=seed))
+        return links[-1]
+
+    yield make
+    for link in links:
+        link.close()
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ struct tf_relay {
 	size_t queue_begin, queue_end, queue_capacity;
 	uint64_t queued_total, sent_total;     /* bytes that ever were in the queue, and left it */
 	uint64_t requested_count, answered_count; /* index entries, and the replies to them */
+	struct tf_relay_sums sums;
 	uint8_t reply[4];
 	size_t reply_size;
 	size_t late_size; /* bytes of replies to somebody who waits for them no more; they come first */
@@ -154,6 +155,13 @@ int tf_relay_error(struct tf_relay *relay)
 	error = relay->error;
 	pthread_mutex_unlock(&relay->lock);
 	return error;
+}
+
+void tf_relay_get_sums(struct tf_relay *relay, struct tf_relay_sums *sums)
+{
+	pthread_mutex_lock(&relay->lock);
+	*sums = relay->sums;
+	pthread_mutex_unlock(&relay->lock);
 }
 
 void tf_relay_close(struct tf_relay *relay)
@@ -624,6 +632,9 @@ int tf_relay_write(struct tf_relay *relay, struct tf_relay_stream *stream, const
 		sent = ret - is_damaged;
 		pthread_mutex_lock(&relay->lock);
 		queue_indexes(relay, stream, packets, sent);
+		relay->sums.packet_count += (uint64_t)sent;
+		for (int i = 0; i < sent; i++)
+			relay->sums.size += packets[i].size;
 		pthread_mutex_unlock(&relay->lock);
 		stream->next_number += (uint64_t)sent;
 		ret = sent > 0 ? 0 : -EFAULT;

@@ -165,6 +165,14 @@ static void *read_packets(void *argument)
 	return NULL;
 }
 
+static void expect_sums(const struct peer *peer, uint64_t packet_count)
+{
+	struct tf_relay_sums sums;
+
+	tf_relay_get_sums(peer->relay, &sums);
+	CHECK(sums.packet_count == packet_count && sums.size == packet_count * PACKET_SIZE);
+}
+
 static void test_a_peer_that_reads(void)
 {
 	struct tf_packet packets[TF_PACKETS_PER_WRITE];
@@ -191,6 +199,7 @@ static void test_a_peer_that_reads(void)
 	tf_relay_send_beacon(peer.relay, &peer.stream, 4711);
 	expect_index(peer.control, NULL, TF_PACKETS_PER_WRITE - 1);
 	CHECK(tf_relay_poll(peer.relay) == 0);
+	expect_sums(&peer, TF_PACKETS_PER_WRITE);
 	close_peer(&peer);
 	free(bytes);
 }
@@ -213,6 +222,7 @@ static void test_a_peer_that_stops_reading(void)
 	for (int i = 0; i < 100; i++)
 		CHECK(tf_relay_write(peer.relay, &peer.stream, packets + 1, 2) == -EAGAIN);
 	CHECK(tf_now_ms() - begin_ms < 1000); /* one that is known to be stalled is not waited for */
+	expect_sums(&peer, 1);
 	CHECK(tf_relay_poll(peer.relay) == 1);
 	expect_index(peer.control, &first, 0);
 	CHECK(is_silent(peer.control));
@@ -247,6 +257,7 @@ static void test_a_peer_that_goes_away(void)
 	CHECK(write(peer.control, refused, 4) == 4);
 	CHECK(tf_relay_poll(peer.relay) == -EPROTO);
 	CHECK(tf_relay_write(peer.relay, &peer.stream, &packet, 1) == -EPROTO);
+	expect_sums(&peer, 1);
 	CHECK(tf_relay_begin(peer.relay, 100) == -EPROTO && tf_relay_error(peer.relay) == -EPROTO);
 	close_peer(&peer);
 

@@ -36,6 +36,14 @@ int tf_relay_poll(struct tf_relay *relay);
 /* 0, or the negative errno because of which the session is lost. */
 int tf_relay_error(struct tf_relay *relay);
 
+/* Data packets that were given to the connection, with their padding. Whether they arrive nobody says. */
+struct tf_relay_sums {
+	uint64_t packet_count, size;
+};
+
+/* Also of a session that is lost or closed. */
+void tf_relay_get_sums(struct tf_relay *relay, struct tf_relay_sums *sums);
+
 /* End both connections, if they were not lost before. */
 void tf_relay_close(struct tf_relay *relay);
 

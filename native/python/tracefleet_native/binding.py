@@ -45,6 +45,13 @@ class StreamBooks(NamedTuple):
     unwritten_packet_count: int
 
 
+class RelaySums(NamedTuple):
+    """Data packets that were given to the connections to a relay daemon, with their padding; cumulative."""
+
+    packet_count: int
+    bytes: int
+
+
 def _check(result: int, what: str) -> int:
     if result >= 0:
         return result
@@ -113,6 +120,12 @@ class Relay:
     def is_lost(self) -> bool:
         """Whether the session is lost, as was noticed so far. Never waits."""
         return bool(lib.tf_relay_error(self._handle) < 0)
+
+    def sums(self) -> RelaySums:
+        """What the streams have sent. Never waits for the peer; also after the close."""
+        out = ffi.new("struct tf_relay_sums *")
+        lib.tf_relay_get_sums(self._handle, out)
+        return RelaySums(int(out.packet_count), int(out.size))
 
     def close(self) -> None:
         """End both connections."""

@@ -14,6 +14,7 @@ from tracefleet_common.messages.consumerd_control import (
     CreateChannel,
     OpenRegistry,
     OpenRelaySession,
+    RelaySessionState,
     StreamBooks,
 )
 from tracefleet_common.model.ctf_types import HeaderType
@@ -77,7 +78,8 @@ class FakeRelaySession:
 
     text = "relay"
 
-    def __init__(self) -> None:
+    def __init__(self, relay_key: int = 0) -> None:
+        self.relay_key = relay_key
         self.calls: list[str] = []
         self.late = 0
         self.is_lost = False
@@ -99,6 +101,15 @@ class FakeRelaySession:
         self._note(f"settled {streams} {','.join(map(str, metadata_handles))}")
         self.late -= 1
         return self.late < 0
+
+    def state(self) -> RelaySessionState:
+        return RelaySessionState(
+            relay_key=self.relay_key,
+            is_connected=not self.is_lost,
+            trouble="lost" if self.is_lost else None,
+            sent_packet_count=3,
+            sent_bytes=12288,
+        )
 
     def close(self) -> None:
         self._note("close")
@@ -221,7 +232,7 @@ class FakeLibrary:
     def connect_relay(self, settings: RelaySettings) -> FakeRelaySession:
         if self.error is not None:
             raise self.error
-        self.relays.append(FakeRelaySession())
+        self.relays.append(FakeRelaySession(settings.relay_key))
         return self.relays[-1]
 
     def open_output(

@@ -72,6 +72,21 @@ def test_a_session_is_opened_filled_settled_and_closed() -> None:
     converse(conversation)
 
 
+def test_sessions_are_sampled_in_the_order_asked_for_without_a_word_to_the_relay_daemon() -> None:
+    async def conversation(consumer: FakeConsumer) -> None:
+        await consumer.ask(open_relay_session(50))
+        await consumer.ask(open_relay_session(51))
+        consumer.library.relays[1].is_lost = True
+        sampled = await consumer.ask(control.SampleRelaySessions((51, 9, 50)))
+        assert isinstance(sampled, control.RelaySessionsSampled)
+        assert [(state.relay_key, state.is_connected) for state in sampled.sessions] == [(51, False), (50, True)]
+        assert consumer.library.relays[0].calls == []
+        await consumer.ask(control.CloseRelaySession(51))
+        assert await consumer.ask(control.SampleRelaySessions((51,))) == control.RelaySessionsSampled(())
+
+    converse(conversation)
+
+
 def test_what_the_relay_daemon_never_gets_is_told() -> None:
     async def conversation(consumer: FakeConsumer) -> None:
         await with_channel(consumer)

@@ -19,6 +19,7 @@ from tracefleet_common.codecs import lttng_relay as relay
 from tracefleet_common.codecs.lttng_relay_replies import ReplyDecoder
 from tracefleet_common.codecs.lttng_relay_requests import encode_request
 from tracefleet_common.errors import ErrorCode, RemoteProtocolError, TracefleetError, TracerError, TransportError
+from tracefleet_common.messages.consumerd_control import RelaySessionState
 from tracefleet_consumerd.application.ports import StreamPosition
 from tracefleet_consumerd.domain.relay import RelaySettings
 
@@ -49,6 +50,7 @@ class LttngRelaySession:
     def __init__(self, settings: RelaySettings) -> None:
         """Connect and make the session. Raises TransportError with LTTng's code."""
         self.text = settings.output.text
+        self._relay_key = settings.relay_key
         self._minor = 0
         self._decoder = ReplyDecoder()
         self._has_chunk = False
@@ -196,6 +198,17 @@ class LttngRelaySession:
             self.native.poll()
         except OSError as error:
             raise self._lost(error) from None
+
+    def state(self) -> RelaySessionState:
+        """LTTng's relay daemon acknowledges nothing: what was sent is all that is known."""
+        is_lost, sums = self.is_lost, self.native.sums()
+        return RelaySessionState(
+            relay_key=self._relay_key,
+            is_connected=not is_lost,
+            trouble=f"The connection to the relay daemon at {self.text} is lost" if is_lost else None,
+            sent_packet_count=sums.packet_count,
+            sent_bytes=sums.bytes,
+        )
 
     def close(self) -> None:
         """Close the trace chunk, whose streams are closed, and hang up, also when it raises TransportError."""

@@ -67,6 +67,8 @@ class ConsumerCommands:
                 return await relays.prepare(request)
             case control.SettleRelaySession():
                 return await relays.settle(request)
+            case control.SampleRelaySessions():
+                return await relays.sample(request)
             case control.CloseRelaySession():
                 self._attendance.registry_closed(request.relay_key)
                 return await relays.close(request)

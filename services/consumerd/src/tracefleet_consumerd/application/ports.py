@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeVar
 
-from tracefleet_common.messages.consumerd_control import ConsumerdNotice, StreamBooks
+from tracefleet_common.messages.consumerd_control import ConsumerdNotice, RelaySessionState, StreamBooks
 from tracefleet_consumerd.domain.buffer_usage import Usage
 from tracefleet_consumerd.domain.channel import ChannelSettings
 from tracefleet_consumerd.domain.registry import RegistrySettings
@@ -74,6 +74,9 @@ class RelaySession(Protocol):
 
     def is_settled(self, positions: Sequence[StreamPosition], metadata_handles: Sequence[int]) -> bool:
         """Whether the relay daemon has everything up to these positions."""
+
+    def state(self) -> RelaySessionState:
+        """How it goes, from what is known here. Does not block; also of a session that is lost."""
 
     def close(self) -> None:
         """Conclude the session, whose streams are closed. It is closed also when this raises."""

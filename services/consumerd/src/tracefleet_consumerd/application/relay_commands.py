@@ -1,4 +1,4 @@
-"""Commands about sessions at relay daemons: open, prepare, settle, close."""
+"""Commands about sessions at relay daemons: open, prepare, settle, sample, close."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tracefleet_common.messages.consumerd_control import (
     CloseRelaySession,
     OpenRelaySession,
     PrepareRelaySession,
+    RelaySessionsSampled,
+    SampleRelaySessions,
     SettleRelaySession,
 )
 from tracefleet_common.messages.envelope import Done
@@ -89,6 +91,10 @@ class RelayCommands:
             if registry.output is not None and registry.output.metadata_handle is not None:
                 metadata_handles.append(registry.output.metadata_handle)
         return relay.is_settled(positions, metadata_handles)
+
+    async def sample(self, request: SampleRelaySessions) -> RelaySessionsSampled:
+        relays = self._registries.relays()
+        return RelaySessionsSampled(tuple(relays[key].state() for key in request.relay_keys if key in relays))
 
     async def close(self, request: CloseRelaySession) -> Done:
         relay = self._registries.relay(request.relay_key)

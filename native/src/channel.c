@@ -225,6 +225,7 @@ int tf_channel_create(const struct tf_channel_attributes *attributes, struct tf_
 	struct sinks sinks;
 	pthread_t opener;
 	bool has_opener;
+	size_t shm_size;
 	int *fds, ret;
 
 	*needed = *available = 0;
@@ -242,8 +243,9 @@ int tf_channel_create(const struct tf_channel_attributes *attributes, struct tf_
 	if (ret < 0)
 		goto err_fds;
 	*needed = *available = 0;
+	shm_size = tf_layout_size(attributes->sub_buffer_size, attributes->sub_buffer_count);
 	for (uint32_t i = 0; i < channel->stream_count; i++) {
-		ret = tf_shared_memory_open();
+		ret = tf_shared_memory_open(shm_size);
 		if (ret < 0)
 			goto err_fds;
 		channel->streams[i].shm_fd = fds[i] = ret;

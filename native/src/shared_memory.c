@@ -1,7 +1,10 @@
 #include "shared_memory.h"
 
+#include "clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
@@ -13,7 +16,10 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-int tf_shared_memory_open(void)
+/* Somebody waits: where the kernel has to look for large pages, small ones do until there is time. */
+#define JOINING_TIME_MS 3
+
+static int open_nameless(void)
 {
 	static unsigned int counter; /* atomic */
 	char name[64];
@@ -45,7 +51,9 @@ int tf_shared_memory_available(uint64_t *available)
 	return 0;
 }
 
-void tf_shared_memory_join_pages(int fd, size_t size)
+/* Have every large page joined that lies in the first @size bytes; @function does one of them. */
+static void for_each_large_page(int fd, size_t size, bool (*function)(int fd, uint8_t *page, off_t offset, void *data),
+				void *data)
 {
 	const size_t length = size / LARGE_PAGE_SIZE * LARGE_PAGE_SIZE;
 	uint8_t *space, *begin;
@@ -58,6 +66,49 @@ void tf_shared_memory_join_pages(int fd, size_t size)
 		return;
 	begin = space + (-(uintptr_t)space & (LARGE_PAGE_SIZE - 1));
 	if (mmap(begin, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
-		madvise(begin, length, MADV_COLLAPSE);
+		for (size_t at = 0; at < length && function(fd, begin + at, (off_t)at, data); at += LARGE_PAGE_SIZE)
+			;
 	munmap(space, length + LARGE_PAGE_SIZE);
+}
+
+static bool make_page(int fd, uint8_t *page, off_t offset, void *data)
+{
+	const uint64_t *end_ms = data;
+
+	/* Nothing is joined where nothing is. */
+	return pwrite(fd, "", 1, offset) == 1 && madvise(page, LARGE_PAGE_SIZE, MADV_COLLAPSE) == 0 &&
+	       tf_now_ms() < *end_ms;
+}
+
+int tf_shared_memory_open(size_t size)
+{
+	uint64_t end_ms = tf_now_ms() + JOINING_TIME_MS;
+	const int fd = open_nameless();
+	int ret = 0;
+
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, (off_t)size) < 0)
+		ret = -errno;
+	if (ret == 0)
+		for_each_large_page(fd, size, make_page, &end_ms);
+	if (ret == 0 && fallocate(fd, 0, 0, (off_t)size) < 0 && errno != EOPNOTSUPP && errno != EINTR)
+		ret = -errno;
+	if (ret < 0)
+		close(fd);
+	return ret < 0 ? ret : fd;
+}
+
+static bool join_page(int fd, uint8_t *page, off_t offset, void *data)
+{
+	(void)fd;
+	(void)offset;
+	(void)data;
+	madvise(page, LARGE_PAGE_SIZE, MADV_COLLAPSE);
+	return true;
+}
+
+void tf_shared_memory_join_pages(int fd, size_t size)
+{
+	for_each_large_page(fd, size, join_page, NULL);
 }

@@ -64,6 +64,21 @@ def test_an_output_that_cannot_be_written_is_refused(make_fleet: Callable[..., F
     assert fleet.read(good).numbers() == list(range(10, 15))
 
 
+def test_a_start_that_was_refused_can_be_repeated(fleet: Fleet) -> None:
+    program = fleet.program()
+    in_the_way = fleet.world.home / "place"
+    in_the_way.write_text("not a directory")
+    fleet.run("create", "s1", "--output", in_the_way / "trace")
+    fleet.run("enable-event", "-u", "-s", "s1", "tf_emit:*")
+    assert fleet.run("start", "s1", is_checked=False).returncode != 0
+    program.emit(10)
+    in_the_way.unlink()
+    fleet.run("start", "s1")
+    program.emit(5)
+    fleet.stop("s1")
+    assert fleet.read(in_the_way / "trace").numbers() == list(range(10, 15))
+
+
 def test_a_relative_output_is_refused_or_made_absolute(fleet: Fleet) -> None:
     created = fleet.run("create", "s1", "--output", "some/where", is_checked=False)
     if created.returncode == 0:

@@ -204,11 +204,30 @@ class UstTracer:
         if session.output_path is None:
             return
         await self._consumer.ensure()
-        await self._consumer.request(
-            control.PrepareOutput(
-                output_root=session.output_path, owner_uid=session.owner_uid, owner_gid=session.owner_gid
+        making = asyncio.create_task(self._make_buffers(session))
+        try:
+            await self._consumer.request(
+                control.PrepareOutput(
+                    output_root=session.output_path, owner_uid=session.owner_uid, owner_gid=session.owner_gid
+                )
             )
-        )
+        finally:
+            await making
+
+    async def _make_buffers(self, session: RecordingSession) -> None:
+        """Somebody waits for `start`: let memory be filled while the disk makes directories.
+
+        Only what programs share: it is closed with the session, whoever of them is still there. What fails is tried
+        again, and told, when a program needs it.
+        """
+        if session.buffer_ownership is BufferOwnership.PER_PROCESS:
+            return
+        traces = self._traces.setdefault(session, _SessionTraces())
+        with contextlib.suppress(TracefleetError):
+            for application in [known for known in self._applications.values() if known.tracer_version is not None]:
+                registry = self._registry(traces, session, application)
+                for channel in session.channels.values():
+                    await registry.buffered(channel)
 
     async def start(self, session: RecordingSession) -> list[str]:
         """Every program records from now on; those that cannot are named in the warnings."""

@@ -16,6 +16,7 @@ def test_root_has_its_sockets_in_the_run_directory() -> None:
     settings = settings_of(LTTNG_HOME="/elsewhere")
     assert settings.command_socket == "/var/run/lttng/ustconsumerd64/command"
     assert settings.descriptor_socket == "/var/run/lttng/ustconsumerd64/descriptors"
+    assert settings.health_socket == "/var/run/lttng/ustconsumerd64/health"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,9 @@ def test_sockets_can_be_put_elsewhere() -> None:
     assert settings_of("--directory=/d").descriptor_socket == "/d/descriptors"
     settings = settings_of("-c", "/a/cmd", "--descriptor-sock=/b/fds", "-u", "-vv", user_id=1000)
     assert (settings.command_socket, settings.descriptor_socket) == ("/a/cmd", "/b/fds")
+    assert settings.health_socket == "/a/health"
     assert settings.verbosity == 2
+    assert settings_of("--directory=/d", "--health-sock=/h").health_socket == "/h"
 
 
 @pytest.mark.parametrize("words", [["-k"], ["--kernel"], ["-e", "/socket"]])

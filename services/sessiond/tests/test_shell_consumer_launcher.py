@@ -31,6 +31,7 @@ def consumer(places: Path, program: str | None = None) -> ConsumerSettings:
         directory="/run",
         command_socket="/run/command",
         descriptor_socket="/run/descriptors",
+        health_socket="/run/health",
         verbosity=0,
         is_quiet=False,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COMMAND_SOCKET_NAME = "command"
 DESCRIPTOR_SOCKET_NAME = "descriptors"
+HEALTH_SOCKET_NAME = "health"
 SOCKET_PATH_SIZE_BYTES_MAX = 107  # sun_path, without the terminating null byte
 # A session daemon that a service manager starts again is back within seconds.
 DEFAULT_ORPHAN_TIMEOUT_S = 60.0
@@ -43,6 +44,12 @@ PATH_OPTIONS = (
     Option("directory", None, "PATH", "Make the sockets in PATH (default: ustconsumerd64 in the run directory)."),
     Option("consumerd-cmd-sock", "c", "PATH", "Set the command socket."),
     Option("descriptor-sock", None, "PATH", "Set the Unix socket over which file descriptors are passed."),
+    Option(
+        "health-sock",
+        None,
+        "PATH",
+        "Set the socket of LTTng's health check (default: health, beside the command socket).",
+    ),
 )
 VERBOSITY_OPTIONS = (
     Option("quiet", "q", None, "Suppress all messages, including warnings and errors."),
@@ -69,6 +76,7 @@ class Settings(NamedTuple):
 
     command_socket: str
     descriptor_socket: str
+    health_socket: str
     lock_file: str
     tracing_group: str
     orphan_timeout_s: float
@@ -91,8 +99,8 @@ def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: i
     if directory is None and not (options.has("consumerd-cmd-sock") and options.has("descriptor-sock")):
         directory = f"{run_directory(home, is_root=user_id == 0)}/ustconsumerd{BITS_PER_WORD}"
 
-    def path(option: str, default_name: str) -> str:
-        chosen = absolute_path(options.value(option) or f"{directory}/{default_name}")
+    def path(option: str, default: str) -> str:
+        chosen = absolute_path(options.value(option) or default)
         size_bytes = len(os.fsencode(chosen))
         if size_bytes > SOCKET_PATH_SIZE_BYTES_MAX:
             raise InvalidArgument(
@@ -100,10 +108,11 @@ def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: i
             )
         return chosen
 
-    command_socket = path("consumerd-cmd-sock", COMMAND_SOCKET_NAME)
+    command_socket = path("consumerd-cmd-sock", f"{directory}/{COMMAND_SOCKET_NAME}")
     return Settings(
         command_socket=command_socket,
-        descriptor_socket=path("descriptor-sock", DESCRIPTOR_SOCKET_NAME),
+        descriptor_socket=path("descriptor-sock", f"{directory}/{DESCRIPTOR_SOCKET_NAME}"),
+        health_socket=path("health-sock", f"{os.path.dirname(command_socket)}/{HEALTH_SOCKET_NAME}"),
         lock_file=f"{command_socket}.lck",
         tracing_group=options.value("group") or DEFAULT_TRACING_GROUP,
         orphan_timeout_s=_orphan_timeout_s(options.value("orphan-timeout")),

@@ -13,6 +13,7 @@ import tracefleet_common
 from tracefleet_common.messages.sessiond_control import DaemonInfo, SessiondRequest
 from tracefleet_common.runtime.signals import stop_requested
 from tracefleet_common.transport.control_server import ControlServer
+from tracefleet_common.transport.health_socket import HealthSocket
 from tracefleet_sessiond.adapters.app_listener import AppListener
 from tracefleet_sessiond.adapters.bus_control import BusControl
 from tracefleet_sessiond.adapters.clock import SystemUsers, SystemWallClock, tracer_clock
@@ -68,13 +69,16 @@ async def run(settings: Settings, run_directory: RunDirectory, on_ready: Callabl
 
     commands = SessionCommands(Sessions(SystemWallClock(), SystemUsers()), tracer, describe_daemon)
     bus = ControlServer([run_directory.bus_address], SessiondRequest, BusControl(commands).handle, software=SOFTWARE)
-    # Nobody may connect before the socket has its owner and mode.
+    health = HealthSocket(settings.health_socket)
+    # Nobody may connect before the sockets have their owner and mode.
     old_mask = os.umask(0o177)
     try:
         await bus.bind()
+        await health.open()
     finally:
         os.umask(old_mask)
-    run_directory.grant_control(settings.bus_socket)
+    for path in (settings.bus_socket, settings.health_socket):
+        run_directory.grant_control(path)
     listener = AppListener(
         run_directory.application_socket,
         bits_per_word=settings.consumer64.bits_per_word,
@@ -94,6 +98,7 @@ async def run(settings: Settings, run_directory: RunDirectory, on_ready: Callabl
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         await commands.destroy_all()
+        health.close()
         await bus.close()
         await tracer.close()
     log.info("Stopped in order")

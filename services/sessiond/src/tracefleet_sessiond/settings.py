@@ -31,6 +31,7 @@ DEFAULT_APPLICATION_TIMEOUT_S = 5.0
 # The oldest compatible major version of the tracer's ABI is part of the name (reference: LTTng-UST 2.13).
 APPLICATION_SOCKET_NAME = "lttng-ust-sock-8"
 BUS_SOCKET_NAME = "tracefleet-sessiond"
+HEALTH_SOCKET_NAME = "sessiond-health"
 
 GENERAL_OPTIONS = (
     Option("background", "b", None, "Start as a Unix daemon, but keep the console open. Returns when ready."),
@@ -108,6 +109,7 @@ class ConsumerSettings(NamedTuple):
     directory: str  # in the run directory, made for the sockets
     command_socket: str
     descriptor_socket: str
+    health_socket: str
     verbosity: int
     is_quiet: bool
 
@@ -120,6 +122,7 @@ class Settings(NamedTuple):
     run_directory: str
     application_socket: str
     bus_socket: str
+    health_socket: str
     pid_file: str
     lock_file: str
     tracing_group: str
@@ -169,6 +172,7 @@ def _settle(options: Parsed, environment: Mapping[str, str], home: str | None, *
         run_directory=directory,
         application_socket=path("apps-sock", f"{directory}/{APPLICATION_SOCKET_NAME}"),
         bus_socket=f"{directory}/{BUS_SOCKET_NAME}",
+        health_socket=f"{directory}/{HEALTH_SOCKET_NAME}",
         pid_file=path("pidfile", f"{directory}/lttng-sessiond.pid"),
         lock_file=f"{directory}/lttng-sessiond.lck",
         tracing_group=options.value("group") or DEFAULT_TRACING_GROUP,
@@ -202,6 +206,7 @@ def _consumer_settings(
         directory=directory,
         command_socket=absolute_path(command_socket),
         descriptor_socket=absolute_path(descriptor_socket),
+        health_socket=f"{directory}/health",
         verbosity=2 if options.has("verbose-consumer") else 0,
         is_quiet=is_quiet,
     )

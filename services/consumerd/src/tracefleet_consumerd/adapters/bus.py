@@ -1,4 +1,4 @@
-"""The two sockets that session daemons connect to, joined to the commands."""
+"""The two sockets that session daemons connect to, joined to the commands; and the one of LTTng's health check."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tracefleet_common
 from tracefleet_common.messages.consumerd_control import ConsumerdNotice, ConsumerdRequest
 from tracefleet_common.transport.control_server import ControlServer, Peer
 from tracefleet_common.transport.descriptor_server import DescriptorServer
+from tracefleet_common.transport.health_socket import HealthSocket
 from tracefleet_consumerd.adapters.socket_files import SocketFiles
 from tracefleet_consumerd.application.ports import Requester
 from tracefleet_consumerd.settings import Settings
@@ -29,6 +30,7 @@ class Bus:
         self._files = files
         self._settings = settings
         self._descriptors = DescriptorServer(Path(settings.descriptor_socket))
+        self._health = HealthSocket(settings.health_socket)
         self._control: ControlServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -55,6 +57,7 @@ class Bus:
         # Nobody may connect before the sockets have their modes; who finds the first finds the second.
         previous_mask = os.umask(0o177)
         try:
+            await self._health.open()
             await self._descriptors.bind()
             await self._control.bind()
         finally:
@@ -85,3 +88,4 @@ class Bus:
         if self._control is not None:
             await self._control.close(grace_s=0.5)
         await self._descriptors.close()
+        self._health.close()

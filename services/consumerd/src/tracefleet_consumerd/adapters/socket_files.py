@@ -15,6 +15,7 @@ DIRECTORY_MODE = 0o750
 ROOT_RUN_DIRECTORY_MODE = 0o755
 USER_RUN_DIRECTORY_MODE = 0o700
 SOCKET_MODE = 0o600
+HEALTH_SOCKET_MODE = 0o660
 LOCK_FILE_MODE = 0o600
 
 
@@ -26,7 +27,10 @@ class SocketFiles:
 
         Raises AlreadyExists when another consumer daemon is there, other TracefleetErrors when they cannot be made.
         """
-        self._sockets = (Path(settings.command_socket), Path(settings.descriptor_socket))
+        self._control_sockets = (Path(settings.command_socket), Path(settings.descriptor_socket))
+        self._health_socket = Path(settings.health_socket)
+        self._sockets = (*self._control_sockets, self._health_socket)
+        self._tracing_group = settings.tracing_group
         self._lock_file = Path(settings.lock_file)
         try:
             for directory in {path.parent for path in self._sockets}:
@@ -40,9 +44,11 @@ class SocketFiles:
             _remove_socket(path)  # of a daemon that was killed: we hold its lock
 
     def restrict(self) -> None:
-        """The sockets are for their owner (and root) only: who may command, may write files as anybody."""
-        for path in self._sockets:
+        """Who may command, may write files as anybody: the owner (and root) only. How it is, the group may know."""
+        for path in self._control_sockets:
             path.chmod(SOCKET_MODE)
+        _give_to_group(self._health_socket, self._tracing_group)
+        self._health_socket.chmod(HEALTH_SOCKET_MODE)
 
     def close(self) -> None:
         """Remove what is ours. The lock goes last."""
@@ -60,9 +66,13 @@ def _make_directory(directory: Path, group: str) -> None:
     directory.parent.mkdir(mode=run_directory_mode, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):  # the session daemon makes it too
         directory.mkdir(mode=DIRECTORY_MODE)
-    if is_root:
+    _give_to_group(directory, group)
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    if os.geteuid() == 0:
         with contextlib.suppress(KeyError):  # no such group: then for root only
-            os.chown(directory, 0, grp.getgrnam(group).gr_gid)
+            os.chown(path, 0, grp.getgrnam(group).gr_gid, follow_symlinks=False)
 
 
 def _lock(path: Path) -> int:

@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ import tracefleet_common
 from tracefleet_common.errors import AlreadyExists, InvalidArgument, PermissionRefused, TracefleetError
 from tracefleet_common.messages.relayd_control import RelaydRequest
 from tracefleet_common.transport.control_server import ControlServer, Peer
+from tracefleet_common.transport.health_socket import HealthSocket
 from tracefleet_relayd.settings import Settings
 
 log = logging.getLogger("tracefleet.relayd.status-sockets")
@@ -29,11 +29,6 @@ SOCKET_PATH_SIZE_BYTES_MAX: Final = 107  # sun_path, without the terminating nul
 ROOT_DIRECTORY_MODE: Final = 0o755
 USER_DIRECTORY_MODE: Final = 0o700
 SOCKET_MODE: Final = 0o660
-
-# lttng-tools 2.13: a client sends a command, 0, and gets a mask of the threads that are stuck; then the end.
-HEALTH_COMMAND_SIZE_BYTES: Final = 4
-HEALTH_DEADLINE_S: Final = 5.0
-ALL_IS_WELL: Final = struct.pack("=Q", 0)
 
 
 class StatusSockets:
@@ -46,7 +41,7 @@ class StatusSockets:
         self._bus_socket = settings.bus_socket(pid)
         self._health_socket = settings.health_socket(pid)
         self._bound: list[str] = []
-        self._health: asyncio.Server | None = None
+        self._health = HealthSocket(self._health_socket)
         self._bus: ControlServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -61,10 +56,8 @@ class StatusSockets:
         try:
             await self._bus.bind()
             self._bound.append(self._bus_socket)
-            self._health = await asyncio.start_unix_server(_tell_health, self._health_socket)
+            await self._health.open()
             self._bound.append(self._health_socket)
-        except OSError as error:
-            raise TracefleetError(f"Cannot listen on {self._health_socket}: {error.strerror}") from None
         finally:
             os.umask(old_mask)
         for path in self._bound:
@@ -74,8 +67,7 @@ class StatusSockets:
 
     async def close(self) -> None:
         """Also after an `open` that failed."""
-        if self._health is not None:
-            self._health.close()
+        self._health.close()
         if self._serving is not None:
             self._serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,18 +83,6 @@ class StatusSockets:
         if peer.uid < 0:
             raise PermissionRefused("The relay daemon tells its state to its own host only")
         return self._answer(request)
-
-
-async def _tell_health(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        async with asyncio.timeout(HEALTH_DEADLINE_S):
-            await reader.readexactly(HEALTH_COMMAND_SIZE_BYTES)
-            writer.write(ALL_IS_WELL)
-            await writer.drain()
-    except (OSError, EOFError, TimeoutError) as error:
-        log.debug("A health check ended early: error=%s", error)
-    finally:
-        writer.close()
 
 
 def _make_run_directory(settings: Settings) -> None:

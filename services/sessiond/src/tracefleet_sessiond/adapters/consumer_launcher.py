@@ -85,6 +85,7 @@ class ConsumerLauncher:
     def _arguments(self) -> Iterator[str]:
         yield f"--consumerd-cmd-sock={self._settings.command_socket}"
         yield f"--descriptor-sock={self._settings.descriptor_socket}"
+        yield f"--health-sock={self._settings.health_socket}"
         yield f"--group={self._tracing_group}"
         # When this daemon is killed, nobody is left to end it: it writes what it has and goes.
         yield "--exit-when-orphaned"

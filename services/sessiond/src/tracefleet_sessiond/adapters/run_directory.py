@@ -60,7 +60,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, settings: Settings) -> RunDirectory:
-        """Make the directory and all that programs and clients look for, bar the bus socket.
+        """Make the directory and all that programs and clients look for, bar the bus and health sockets.
 
         Raises AlreadyExists when a daemon lives there; InvalidArgument, PermissionRefused and other
         TracefleetErrors when it cannot be made.
@@ -83,7 +83,8 @@ class RunDirectory:
         _write_pid_file(self._settings.pid_file)
         self._has_pid_file = True
         _make_consumer_directory(self._settings.consumer64.directory, self.owner)
-        _remove_stale_socket(self._settings.bus_socket)
+        for path in (self._settings.bus_socket, self._settings.health_socket):
+            _remove_stale_socket(path)
         self._wait_page = WaitPage.open(self.owner.user_id, os.getegid())
         self._application_socket = _listen(self._settings.application_socket)
 
@@ -119,7 +120,8 @@ class RunDirectory:
     def close(self) -> None:
         """Remove everything that is ours. The lock goes last."""
         self.withdraw()
-        _remove(self._settings.bus_socket, is_socket=True)
+        for path in (self._settings.bus_socket, self._settings.health_socket):
+            _remove(path, is_socket=True)
         if self._has_pid_file:
             _remove(self._settings.pid_file)
         try:
@@ -134,8 +136,10 @@ def _check_socket_paths(settings: Settings) -> None:
     for meaning, path in (
         ("application socket", settings.application_socket),
         ("control socket", settings.bus_socket),
+        ("health socket", settings.health_socket),
         ("consumer daemon's command socket", settings.consumer64.command_socket),
         ("consumer daemon's descriptor socket", settings.consumer64.descriptor_socket),
+        ("consumer daemon's health socket", settings.consumer64.health_socket),
     ):
         size_bytes = len(os.fsencode(path))
         if size_bytes > SOCKET_PATH_SIZE_BYTES_MAX:

@@ -162,7 +162,7 @@ int main(int argc, char **argv)
 	begin = now_seconds();
 	for (int i = 0; i < count; i++)
 		need(tf_intake_add(intake, accept(listener, NULL, NULL), (uint64_t)i,
-				   is_fleet ? TF_INTAKE_FLEET : TF_INTAKE_LTTNG) == 0,
+				   is_fleet ? TF_INTAKE_FLEET : TF_INTAKE_LTTNG, 0) == 0,
 		     "tf_intake_add");
 	while (open_count > 0) {
 		const int taken = tf_intake_wait(intake, -1, reports, 256);

@@ -120,10 +120,13 @@ static struct tf_intake_report report_of(const struct intake_connection *connect
 
 void tf_intake_report_packet(struct intake_connection *connection, uint64_t offset)
 {
-	struct tf_intake_report report = report_of(connection, TF_INTAKE_PACKET);
+	struct tf_intake_report report =
+		report_of(connection, connection->packet.is_beacon ? TF_INTAKE_BEACON : TF_INTAKE_PACKET);
 	struct tf_intake *intake = connection->intake;
 
 	report.offset = offset;
+	if (connection->fleet)
+		tf_intake_fleet_describe(connection, &report);
 	pthread_mutex_lock(&intake->lock);
 	connection->unread_report_count++;
 	push_report(intake, &report);
@@ -143,7 +146,7 @@ static void arm(struct intake_connection *connection, uint32_t events)
 	epoll_ctl(connection->intake->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
 }
 
-/* With the intake's lock held: PACKET reports of @connection were taken. */
+/* With the intake's lock held: a PACKET or BEACON report of @connection was taken. */
 static void note_taken(struct intake_connection *connection)
 {
 	connection->unread_report_count--;
@@ -221,7 +224,8 @@ static void *run(void *argument)
 	}
 }
 
-static struct intake_connection *new_connection(struct tf_intake *intake, int fd, uint64_t token, int framing)
+static struct intake_connection *new_connection(struct tf_intake *intake, int fd, uint64_t token, int framing,
+						uint64_t group)
 {
 	struct intake_connection *connection = calloc(1, sizeof(*connection));
 	const int yes = 1;
@@ -231,6 +235,7 @@ static struct intake_connection *new_connection(struct tf_intake *intake, int fd
 	connection->node.key = token;
 	connection->intake = intake;
 	connection->fd = fd;
+	connection->group = group;
 	if (framing != TF_INTAKE_FLEET)
 		return connection;
 	connection->fleet = tf_intake_fleet_new();
@@ -243,7 +248,7 @@ static struct intake_connection *new_connection(struct tf_intake *intake, int fd
 	return connection;
 }
 
-int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing)
+int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing, uint64_t group)
 {
 	struct epoll_event event = { .events = EPOLLIN | EPOLLONESHOT, .data.u64 = token };
 	struct intake_connection *connection;
@@ -257,7 +262,7 @@ int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing)
 	flags = fcntl(fd, F_GETFL);
 	if (type != SOCK_STREAM || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return -EINVAL;
-	connection = new_connection(intake, fd, token, framing);
+	connection = new_connection(intake, fd, token, framing, group);
 	if (!connection)
 		return -ENOMEM;
 	pthread_mutex_lock(&intake->lock);
@@ -487,7 +492,7 @@ static size_t take_reports(struct tf_intake *intake, struct tf_intake_report *re
 
 		reports[i] = intake->reports[intake->first_report + i];
 		connection = find_connection(intake, reports[i].token);
-		if (connection && reports[i].kind == TF_INTAKE_PACKET)
+		if (connection && (reports[i].kind == TF_INTAKE_PACKET || reports[i].kind == TF_INTAKE_BEACON))
 			note_taken(connection);
 	}
 	intake->first_report += count;

@@ -25,6 +25,7 @@
 struct intake_packet { /* what a header says, in host order */
 	uint64_t handle, net_seq;
 	uint32_t data_size, padding_size;
+	bool is_beacon; /* FLEET: no packet, but says that the stream was idle */
 };
 
 struct intake_fleet;
@@ -35,7 +36,7 @@ struct intake_connection {
 	int fd;
 	struct intake_fleet *fleet; /* FLEET framing; else NULL */
 	/* of whoever has the turn */
-	uint64_t group; /* that of the stream of the first packet */
+	uint64_t group; /* as given, or that of the stream of the first packet; 0: none yet */
 	uint8_t header[INTAKE_HEADER_SIZE_MAX];
 	size_t header_size; /* received of it */
 	struct intake_packet packet;
@@ -86,7 +87,7 @@ enum intake_step {
 	INTAKE_AGAIN,	/* the turn is over, and more is there */
 	INTAKE_PARK,	/* too many reports that nobody took */
 	INTAKE_BLOCKED, /* acknowledgements wait for a peer that does not read them */
-	INTAKE_UNWANTED, /* the packet is not the next one: it got its answer, its data is to be thrown away */
+	INTAKE_UNWANTED, /* the packet is not the next one, or a beacon: it was dealt with, its data is to be thrown away */
 	INTAKE_HOLD,	/* connection->reason, connection->error */
 	INTAKE_OVER,	/* connection->error */
 };
@@ -102,7 +103,7 @@ enum intake_step tf_intake_find_stream(struct intake_connection *connection, str
 struct intake_stream *tf_intake_get_stream(struct tf_intake *intake, uint64_t handle);
 void tf_intake_put_stream(struct tf_intake *intake, struct intake_stream *stream);
 
-/* The packet of @connection is in the file at @offset. With the stream's lock held. */
+/* The packet of @connection is in the file at @offset, or it is a beacon. With the stream's lock held. */
 void tf_intake_report_packet(struct intake_connection *connection, uint64_t offset);
 
 /* ---- intake_connection.c ---- */
@@ -161,6 +162,8 @@ bool tf_intake_fleet_has_crc(const struct intake_connection *connection);
 /* @size more bytes of the data are in the file. */
 void tf_intake_fleet_check(struct intake_connection *connection, const uint8_t *data, size_t size);
 bool tf_intake_fleet_is_corrupt(const struct intake_connection *connection);
+/* What the index entry, or the beacon, says. */
+void tf_intake_fleet_describe(const struct intake_connection *connection, struct tf_intake_report *report);
 /* The entry of the packet at @offset, as it is in the file. */
 void tf_intake_fleet_index_entry(const struct intake_connection *connection, uint64_t offset,
 				 uint64_t entry[INTAKE_INDEX_ENTRY_SIZE / 8]);

@@ -94,13 +94,14 @@ static enum intake_step begin_packet(struct intake_connection *connection)
 		step = tf_intake_find_stream(connection, &stream);
 	if (step != INTAKE_GO)
 		return step;
-	if (!stream) {
+	/* A stream may have ended while a beacon was on its way. */
+	step = stream ? tf_intake_stream_begin(stream, connection) : INTAKE_UNWANTED;
+	if (!stream && !connection->packet.is_beacon) {
 		connection->reason = TF_INTAKE_UNKNOWN_STREAM;
 		connection->error = 0;
 		return INTAKE_HOLD;
 	}
-	step = tf_intake_stream_begin(stream, connection);
-	if (step != INTAKE_GO)
+	if (stream && step != INTAKE_GO)
 		tf_intake_put_stream(connection->intake, stream);
 	if (step != INTAKE_UNWANTED)
 		return step;

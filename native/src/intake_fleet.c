@@ -43,8 +43,9 @@ int tf_intake_fleet_parse(struct intake_connection *connection)
 	crc = le32toh(header->header_crc);
 	header->header_crc = 0;
 	if (le32toh(header->magic) != TF_FLEET_HEADER_MAGIC || tf_crc32c(0, header, sizeof(*header)) != crc ||
-	    header->flags != 0)
+	    (header->flags != 0 && header->flags != htole32(TF_FLEET_BEACON)))
 		return -EBADMSG;
+	packet->is_beacon = header->flags != 0;
 	packet->handle = le64toh(header->handle);
 	packet->net_seq = le64toh(header->sequence);
 	packet->data_size = le32toh(header->data_size);
@@ -53,7 +54,8 @@ int tf_intake_fleet_parse(struct intake_connection *connection)
 	if ((uint64_t)packet->data_size + packet->padding_size > TF_INTAKE_PACKET_SIZE_MAX)
 		return -EMSGSIZE;
 	if (le64toh(header->packet_size) != 8 * ((uint64_t)packet->data_size + packet->padding_size) ||
-	    le64toh(header->content_size) > le64toh(header->packet_size) || packet->net_seq == TF_FLEET_NO_SEQUENCE)
+	    le64toh(header->content_size) > le64toh(header->packet_size) || packet->net_seq == TF_FLEET_NO_SEQUENCE ||
+	    (packet->is_beacon && header->packet_size != 0))
 		return -EBADMSG;
 	connection->fleet->crc = 0;
 	return 0;
@@ -78,6 +80,18 @@ bool tf_intake_fleet_is_corrupt(const struct intake_connection *connection)
 static uint64_t swapped(uint64_t little)
 {
 	return htobe64(le64toh(little));
+}
+
+void tf_intake_fleet_describe(const struct intake_connection *connection, struct tf_intake_report *report)
+{
+	const struct tf_fleet_header *header = &connection->fleet->header;
+
+	report->timestamp_end = le64toh(header->timestamp_end);
+	report->stream_class_id = le64toh(header->stream_class_id);
+	if (connection->packet.is_beacon)
+		return;
+	report->events_discarded = le64toh(header->events_discarded);
+	report->packet_seq_num = le64toh(header->packet_seq_num);
 }
 
 void tf_intake_fleet_index_entry(const struct intake_connection *connection, uint64_t offset,

@@ -242,6 +242,7 @@ static enum intake_step hold(struct intake_connection *connection, int reason, i
 }
 
 #define REASON_UNWANTED (-1)
+#define REASON_BEACON (-2)
 
 /* With the stream's lock held. Reasons that make the former file superfluous come first: nobody need open it again. */
 static int reason_against(const struct intake_stream *stream, const struct intake_connection *connection)
@@ -253,6 +254,8 @@ static int reason_against(const struct intake_stream *stream, const struct intak
 		return TF_INTAKE_UNKNOWN_STREAM;
 	if (connection->group != 0 && target->group != 0 && connection->group != target->group)
 		return TF_INTAKE_FOREIGN_STREAM;
+	if (packet->is_beacon)
+		return REASON_BEACON;
 	if (stream->writer)
 		return TF_INTAKE_STREAM_BUSY;
 	if (stream->sync_error)
@@ -287,6 +290,10 @@ enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct int
 	error = reason == TF_INTAKE_WRITE_FAILED ? stream->sync_error : 0;
 	if (reason == REASON_UNWANTED) {
 		refuse(stream, connection);
+	} else if (reason == REASON_BEACON) {
+		/* With a packet before it still to come, it would be a promise that does not hold. */
+		if (connection->packet.net_seq == stream->target.next_sequence)
+			tf_intake_report_packet(connection, 0);
 	} else if (reason == 0) {
 		stream->writer = connection;
 		connection->stream = stream;
@@ -296,7 +303,7 @@ enum intake_step tf_intake_stream_begin(struct intake_stream *stream, struct int
 		connection->full_target_number = stream->target_number;
 	}
 	pthread_mutex_unlock(&stream->lock);
-	if (reason == REASON_UNWANTED)
+	if (reason < 0)
 		return INTAKE_UNWANTED;
 	return reason == 0 ? INTAKE_GO : hold(connection, reason, error);
 }

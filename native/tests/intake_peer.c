@@ -89,7 +89,7 @@ int add_peer(struct tf_intake *intake, uint64_t token)
 	int ends[2];
 
 	connect_tcp(ends);
-	CHECK(tf_intake_add(intake, ends[1], token, TF_INTAKE_LTTNG) == 0);
+	CHECK(tf_intake_add(intake, ends[1], token, TF_INTAKE_LTTNG, 0) == 0);
 	return ends[0];
 }
 

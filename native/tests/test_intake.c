@@ -28,7 +28,7 @@ static void test_byte_by_byte(void)
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
 	set_target(intake, 5, "bytes", 0);
 	waiting = dup(ends[1]);
-	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_LTTNG) == 0);
+	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_LTTNG, 0) == 0);
 	for (size_t i = 0; i < count; i++) {
 		size_t size;
 		uint8_t *bytes = make_packet(5, i, sizes[i][0], sizes[i][1], &size);
@@ -615,10 +615,10 @@ static void test_refusals(void)
 	int ends[2], fd = open_file("refusals", 0);
 
 	connect_tcp(ends);
-	CHECK(tf_intake_add(intake, fd, 1, TF_INTAKE_LTTNG) == -ENOTSOCK);
-	CHECK(tf_intake_add(intake, ends[0], 1, 17) == -EINVAL);
-	CHECK(tf_intake_add(intake, ends[0], 1, TF_INTAKE_LTTNG) == 0);
-	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_LTTNG) == -EEXIST);
+	CHECK(tf_intake_add(intake, fd, 1, TF_INTAKE_LTTNG, 0) == -ENOTSOCK);
+	CHECK(tf_intake_add(intake, ends[0], 1, 17, 0) == -EINVAL);
+	CHECK(tf_intake_add(intake, ends[0], 1, TF_INTAKE_LTTNG, 0) == 0);
+	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_LTTNG, 0) == -EEXIST);
 	CHECK(tf_intake_resume(intake, 2) == -ENOENT && tf_intake_close(intake, 2) == -ENOENT);
 	CHECK(tf_intake_revoke(intake, 2) == -ENOENT && tf_intake_set_stop(intake, 2, 0) == -ENOENT);
 	CHECK(tf_intake_books(intake, 2, &books) == -ENOENT && tf_intake_remove(intake, 2) == -ENOENT);

@@ -108,7 +108,7 @@ static int add_fleet_peer(struct tf_intake *intake, uint64_t token)
 	int ends[2];
 
 	connect_tcp(ends);
-	CHECK(tf_intake_add(intake, ends[1], token, TF_INTAKE_FLEET) == 0);
+	CHECK(tf_intake_add(intake, ends[1], token, TF_INTAKE_FLEET, 0) == 0);
 	return ends[0];
 }
 
@@ -489,7 +489,7 @@ static void test_deaf_peer(void)
 	connect_tcp(ends);
 	CHECK(setsockopt(ends[0], SOL_SOCKET, SO_RCVBUF, &little, sizeof(little)) == 0);
 	CHECK(setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &little, sizeof(little)) == 0);
-	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_FLEET) == 0);
+	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_FLEET, 0) == 0);
 	for (uint64_t handle = 0; handle < DEAF_STREAM_COUNT; handle++) {
 		snprintf(name, sizeof(name), "deaf_%d", (int)handle);
 		set_fleet_target(intake, handle, name, true);
@@ -536,6 +536,108 @@ static void test_deaf_peer(void)
 	tf_intake_free(intake);
 }
 
+static void send_beacon(int fd, uint64_t handle, uint64_t sequence, uint64_t timestamp_end)
+{
+	struct tf_fleet_header header = header_of(handle, sequence, 0, 0);
+
+	header.flags = htole32(TF_FLEET_BEACON);
+	header.timestamp_end = htole64(timestamp_end);
+	seal(&header);
+	send_bytes(fd, (const uint8_t *)&header, sizeof(header));
+}
+
+/* Beacons are told in their place among the packets, unless something before them is not there; nobody answers them. */
+static void test_beacons(void)
+{
+	struct tf_intake *intake = open_intake();
+	const int peer = add_fleet_peer(intake, 1);
+	struct tf_fleet_header header = header_of(6, 2, 100, 0);
+	struct tf_intake_report report;
+
+	set_fleet_target(intake, 6, "beacons", true);
+	send_beacon(peer, 6, 0, 7000);
+	report = expect(intake, TF_INTAKE_BEACON, 0, 0);
+	CHECK(report.handle == 6 && report.net_seq == 0 && report.timestamp_end == 7000 && report.stream_class_id == 4);
+	CHECK(report.token == 1 && report.offset == 0 && report.data_size == 0);
+	send_fleet_packet(peer, 6, 0, 100, 20, true);
+	send_beacon(peer, 6, 1, 7100);
+	send_beacon(peer, 6, 0, 7200); /* late */
+	send_beacon(peer, 6, 5, 7300); /* early */
+	send_beacon(peer, 66, 0, 7400); /* of a stream that has ended */
+	send_fleet_packet(peer, 6, 1, 100, 20, true);
+	expect_ack(peer, TF_FLEET_WRITTEN, 6, 1);
+	report = expect(intake, TF_INTAKE_PACKET, 0, 0);
+	CHECK(report.timestamp_end == 2000 && report.stream_class_id == 4 && report.events_discarded == 3);
+	CHECK(report.packet_seq_num == 500 && report.padding_size == 20);
+	CHECK(expect(intake, TF_INTAKE_BEACON, 0, 0).timestamp_end == 7100);
+	CHECK(expect(intake, TF_INTAKE_PACKET, 0, 0).packet_seq_num == 501);
+	expect_nothing(intake);
+	CHECK(entry_count("beacons") == 2 && books_of(intake, 6).packet_count == 2);
+	CHECK(books_of(intake, 6).duplicate_count == 0);
+	/* One that has data is none. */
+	header.flags = htole32(TF_FLEET_BEACON);
+	seal(&header);
+	send_bytes(peer, (const uint8_t *)&header, sizeof(header));
+	expect(intake, TF_INTAKE_CLOSED, 0, EBADMSG);
+	close(peer);
+	tf_intake_free(intake);
+}
+
+/* More beacons than anybody takes: the connection waits, and no memory fills. */
+static void test_many_beacons(void)
+{
+	enum { COUNT = 4 * TF_INTAKE_REPORTS_PER_CONNECTION };
+	struct tf_intake *intake = open_intake();
+	const int peer = add_fleet_peer(intake, 1);
+	struct tf_intake_report reports[COUNT];
+	int count = 0;
+
+	set_fleet_target(intake, 6, "many-beacons", true);
+	for (uint64_t i = 0; i < COUNT; i++)
+		send_beacon(peer, 6, 0, i);
+	CHECK(tf_intake_wait(intake, DEADLINE_MS, reports, COUNT) <= TF_INTAKE_REPORTS_PER_CONNECTION);
+	send_fleet_packet(peer, 6, 0, 10, 0, true);
+	while (count < 1) {
+		struct tf_intake_report report;
+
+		CHECK(tf_intake_wait(intake, DEADLINE_MS, &report, 1) == 1);
+		count += report.kind == TF_INTAKE_PACKET;
+	}
+	expect_ack(peer, TF_FLEET_WRITTEN, 6, 0);
+	close(peer);
+	tf_intake_free(intake);
+}
+
+/* What a connection may write to is settled before its first packet. */
+static void test_given_group(void)
+{
+	struct tf_intake *intake = open_intake();
+	struct tf_intake_target target = fleet_target("grouped", true);
+	int ends[2];
+
+	target.group = 8;
+	CHECK(tf_intake_set_target(intake, 6, &target) == 0);
+	connect_tcp(ends);
+	CHECK(tf_intake_add(intake, ends[1], 1, TF_INTAKE_FLEET, 9) == 0);
+	send_beacon(ends[0], 6, 0, 7000);
+	CHECK(expect(intake, TF_INTAKE_HOLD, TF_INTAKE_FOREIGN_STREAM, 0).handle == 6);
+	CHECK(tf_intake_close(intake, 1) == 0);
+	close(ends[0]);
+	connect_tcp(ends);
+	CHECK(tf_intake_add(intake, ends[1], 2, TF_INTAKE_FLEET, 9) == 0);
+	send_fleet_packet(ends[0], 6, 0, 10, 0, true);
+	CHECK(expect(intake, TF_INTAKE_HOLD, TF_INTAKE_FOREIGN_STREAM, 0).handle == 6);
+	CHECK(tf_intake_close(intake, 2) == 0);
+	close(ends[0]);
+	connect_tcp(ends);
+	CHECK(tf_intake_add(intake, ends[1], 3, TF_INTAKE_FLEET, 8) == 0);
+	send_fleet_packet(ends[0], 6, 0, 10, 0, true);
+	expect_ack(ends[0], TF_FLEET_WRITTEN, 6, 0);
+	CHECK(entry_count("grouped") == 1);
+	close(ends[0]);
+	tf_intake_free(intake);
+}
+
 int main(void)
 {
 	char command[96];
@@ -550,6 +652,9 @@ int main(void)
 	test_corruption();
 	test_revoke_and_move();
 	test_deaf_peer();
+	test_beacons();
+	test_many_beacons();
+	test_given_group();
 	if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0) {
 		test_full_disk(false);
 		test_full_disk(true);

@@ -201,7 +201,7 @@ def test_acknowledged_packets_have_index_entries(intake: Intake, tmp_path: Path,
     assert (tmp_path / "c_0").read_bytes() == b"oldhello"
     assert (tmp_path / "c_0.idx").read_bytes() == struct.pack(">9Q", 3, 40, 37, 10, 20, 1, 2, 3, 77)
     packet, closed = reports(intake, 2)
-    assert packet == IntakeReport(IntakeReportKind.PACKET, HoldReason.NONE, 0, 2, 7, 5, 3, 5, 0)
+    assert packet == IntakeReport(IntakeReportKind.PACKET, HoldReason.NONE, 0, 2, 7, 5, 3, 5, 0, 20, 2, 1, 77)
     assert closed.kind is IntakeReportKind.CLOSED
     assert intake.books(7).duplicate_count == 2
 

@@ -35,6 +35,7 @@ enum tf_intake_report_kind {
 	TF_INTAKE_PACKET = 1, /* it is in the file, padding included; reported in order of a connection */
 	TF_INTAKE_HOLD = 2,   /* the packet of that header waits, for the reason given */
 	TF_INTAKE_CLOSED = 3, /* nothing more will be read; tf_intake_close() gives the descriptor back */
+	TF_INTAKE_BEACON = 4, /* FLEET: nothing happened in the stream up to timestamp_end; all before net_seq is there */
 };
 
 enum tf_intake_hold_reason {
@@ -55,9 +56,12 @@ struct tf_intake_report {
 			   a packet, otherwise what the socket said */
 	int32_t reserved;
 	uint64_t token;
-	uint64_t handle, net_seq; /* PACKET, HOLD */
+	uint64_t handle, net_seq; /* PACKET, HOLD, BEACON */
 	uint64_t offset;	  /* PACKET: of the packet in its file, bytes */
 	uint32_t data_size, padding_size;
+	/* PACKET with FLEET framing, what its index entry says; BEACON: the first two. Otherwise 0. */
+	uint64_t timestamp_end, stream_class_id;
+	uint64_t events_discarded, packet_seq_num;
 };
 
 #define TF_INTAKE_KEEP_OFFSET UINT64_MAX
@@ -103,8 +107,11 @@ int tf_intake_fd(const struct tf_intake *intake);
 int tf_intake_wait(struct tf_intake *intake, int timeout_ms, struct tf_intake_report *reports, size_t capacity);
 void tf_intake_wake(struct tf_intake *intake);
 
-/* Read the stream socket @fd from now on; it is the intake's on success. -EEXIST: a token in use. */
-int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing);
+/*
+ * Read the stream socket @fd from now on; it is the intake's on success. @group: of its streams; 0: that of the first
+ * packet's. -EEXIST: a token in use.
+ */
+int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing, uint64_t group);
 
 /*
  * Close the connection, also one that was reported CLOSED, and cut its packet under way from the file;

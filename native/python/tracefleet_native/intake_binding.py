@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from tracefleet_native._native import ffi, lib
 
 REPORTS_PER_CALL: Final = 1024
-_REPORT = struct.Struct("=iiiiQQQQII")
+_REPORT = struct.Struct("=iiiiQQQQIIQQQQ")
 
 PACKET_SIZE_BYTES_MAX: Final = 1 << 30
 NO_STOP: Final = (1 << 64) - 1
@@ -32,6 +32,7 @@ class IntakeReportKind(enum.IntEnum):
     PACKET = 1  # it is in the file, padding included; in the order of its connection
     HOLD = 2  # the packet of that header waits for set_target and resume, or for close
     CLOSED = 3  # nothing more will be read; close() gives the descriptor back
+    BEACON = 4  # FLEET: nothing happened in the stream up to `timestamp_end`; all before `net_seq` is there
 
 
 class HoldReason(enum.IntEnum):
@@ -46,7 +47,10 @@ class HoldReason(enum.IntEnum):
 
 
 class IntakeReport(NamedTuple):
-    """`handle`, `net_seq` and the sizes (bytes) are of PACKET and HOLD, `offset` (bytes, in the file) of PACKET."""
+    """`handle`, `net_seq` and the sizes (bytes) are of PACKET and HOLD, `offset` (bytes, in the file) of PACKET.
+
+    The last four: with FLEET framing, what the packet's index entry says; the first two of them also of BEACON.
+    """
 
     kind: IntakeReportKind
     reason: HoldReason
@@ -57,6 +61,10 @@ class IntakeReport(NamedTuple):
     offset: int
     data_size: int
     padding_size: int
+    timestamp_end: int = 0
+    stream_class_id: int = 0
+    events_discarded: int = 0
+    packet_seq_num: int = 0
 
 
 class IntakeBooks(NamedTuple):
@@ -115,9 +123,12 @@ class Intake:
         """Let `take_reports` return now, or return at once the next time."""
         lib.tf_intake_wake(self._handle)
 
-    def add(self, fd: int, token: int, framing: Framing) -> None:
-        """Read a stream socket from now on. `fd` is the intake's on success; tokens are never used twice. OSError."""
-        _check(lib.tf_intake_add(self._handle, fd, token, framing), f"connection {token}")
+    def add(self, fd: int, token: int, framing: Framing, group: int = 0) -> None:
+        """Read a stream socket from now on. `fd` is the intake's on success; tokens are never used twice. OSError.
+
+        `group`: of its streams (see `set_target`); 0: that of the first packet's stream.
+        """
+        _check(lib.tf_intake_add(self._handle, fd, token, framing, group), f"connection {token}")
 
     def close(self, token: int) -> None:
         """Close the connection, also one reported CLOSED; its packet under way is cut from the file.

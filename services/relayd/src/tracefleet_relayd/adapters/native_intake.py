@@ -34,12 +34,18 @@ class NativeIntake:
     def connection_count(self) -> int:
         return len(self._reservations)
 
-    def add(self, descriptor: int, reserve: Callable[[], AbstractContextManager[Any]]) -> int:
-        """Read a data connection; its descriptor is the intake's on success. Returns the token. Raises OSError."""
+    def add(
+        self, descriptor: int, reserve: Callable[[], AbstractContextManager[Any]], fleet_session_id: int | None = None
+    ) -> int:
+        """Read a data connection; its descriptor is the intake's on success. Returns the token. Raises OSError.
+
+        `fleet_session_id`: it is of that session, and behind its greeting; None: it speaks LTTng's protocol.
+        """
         token = next(self._tokens)
         with contextlib.ExitStack() as stack:
             stack.enter_context(reserve())
-            self._native.add(descriptor, token, native.Framing.LTTNG)
+            framing = native.Framing.LTTNG if fleet_session_id is None else native.Framing.FLEET
+            self._native.add(descriptor, token, framing, fleet_session_id or 0)
             self._reservations[token] = stack.pop_all()
         return token
 

@@ -84,6 +84,7 @@ class ReportKind(Enum):
     PACKET = "packet"
     HOLD = "hold"
     CLOSED = "closed"
+    BEACON = "beacon"
 
 
 class HoldReason(Enum):
@@ -99,7 +100,10 @@ class HoldReason(Enum):
 
 
 class IntakeReport(NamedTuple):
-    """What happened on a data connection, known by its token. See the native library's intake."""
+    """What happened on a data connection, known by its token. See the native library's intake.
+
+    The last four are of packets that come with their index entries; of a beacon, the first two.
+    """
 
     kind: ReportKind
     reason: HoldReason | None
@@ -110,6 +114,10 @@ class IntakeReport(NamedTuple):
     offset_bytes: int
     data_size_bytes: int
     padding_size_bytes: int
+    timestamp_end: int = 0
+    stream_class_id: int = 0
+    discarded_event_count: int = 0
+    packet_number: int = 0
 
 
 class Intake(Protocol):

@@ -66,6 +66,9 @@ class ReceivePackets:
         try:
             if report.kind is ReportKind.PACKET:
                 self._take_packet(report, record)
+            elif report.kind is ReportKind.BEACON:
+                if record is not None:
+                    record.stream.take_beacon(report.timestamp_end, report.stream_class_id)
             else:
                 self._release(report, record)
         except (OSError, TracefleetError) as error:
@@ -86,6 +89,12 @@ class ReceivePackets:
             return  # closed or moved away in the meantime: its session was aborted
         self._sessions_by_token.setdefault(report.token, record.session)
         stream = record.stream
+        if stream.settings.is_acknowledged:
+            size_bytes = report.data_size_bytes + report.padding_size_bytes
+            stream.take_entry(report.sequence, report.offset_bytes, size_bytes, *report[-3:])
+            if record.target is not None:
+                record.target.touch()
+            return
         stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
         self._without_room.discard(report.token)
         if record.target is not None:

@@ -38,6 +38,7 @@ class StreamSettings:
     file_size_bytes_max: int = 0  # 0: no limit
     file_count: int = 0  # 0: no limit
     has_indexes: bool = True
+    is_acknowledged: bool = False  # a fleet:// stream: packets come with their index entries, metadata too
 
     @property
     def is_metadata(self) -> bool:
@@ -158,6 +159,44 @@ class Stream:
         self.books.packet_count += 1
         self.books.size_bytes += size_bytes
 
+    def take_entry(
+        self,
+        sequence: int,
+        offset_bytes: int,
+        size_bytes: int,
+        stream_class_id: int,
+        discarded_event_count: int,
+        packet_number: int,
+    ) -> None:
+        """A packet is in the current file, and so is its index entry, if the stream has them: metadata has none."""
+        file, books = self.file, self.books
+        assert file is not None
+        self.last_data = self.last_entry = sequence
+        file.end_bytes = offset_bytes + size_bytes
+        books.packet_count += 1
+        books.size_bytes += size_bytes
+        if self.settings.is_metadata:
+            self.metadata_size_bytes += size_bytes
+            return
+        file.entry_count += 1
+        books.entry_count += 1
+        if discarded_event_count > books.discarded_event_count:
+            books.discarded_event_count = discarded_event_count
+        if self._last_packet is not None and packet_number > self._last_packet + 1:
+            books.missing_packet_count += packet_number - self._last_packet - 1
+        self._last_packet = packet_number
+        if file.first_position < 0:
+            file.first_position = self.end_position
+            self._segments.append(file)
+        self.end_position += 1
+        self.inactive_until = None
+        self.stream_class_id = stream_class_id
+
+    def take_beacon(self, timestamp_end: int, stream_class_id: int) -> None:
+        """No later packet begins before that time, in clock cycles. All packets before the beacon are here."""
+        self.inactive_until = timestamp_end
+        self.stream_class_id = stream_class_id
+
     def take_index(self, index: SendIndex) -> None:
         """Raises AlreadyExists when its packet's entry waits already, RemoteProtocolError for other nonsense."""
         if index.is_beacon:
@@ -187,8 +226,7 @@ class Stream:
     def _take_beacon(self, index: SendIndex) -> None:
         # While a half waits, a packet older than the beacon is on its way.
         if not self._index_halves and not self._data_halves:
-            self.inactive_until = index.timestamp_end
-            self.stream_class_id = index.stream_class_id
+            self.take_beacon(index.timestamp_end, index.stream_class_id)
 
     def take_metadata(self, size_bytes: int) -> None:
         """A whole packet of the metadata is in its file, padding included."""

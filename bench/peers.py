@@ -27,6 +27,7 @@ class Peer:
     command: tuple[str, ...]
     daemon: tuple[str, ...]
     relay_daemon: tuple[str, ...]
+    relay_url: str = "net://localhost"
 
 
 _LTTNG = Peer("lttng", ("/usr/bin/lttng",), ("/usr/bin/lttng-sessiond", "--no-kernel"), ("/usr/bin/lttng-relayd",))
@@ -40,8 +41,10 @@ PEERS = {
     "lttng": _LTTNG,
     "lttng-tracefleet": replace(_LTTNG, name="lttng-tracefleet", relay_daemon=_TRACEFLEET.relay_daemon),
     "tracefleet": _TRACEFLEET,
+    "fleet": replace(_TRACEFLEET, name="fleet", relay_url="fleet://localhost"),
 }
 RELAY_PORTS = (5342, 5343, 5344)  # control, data, live
+FLEET_PORTS = (5345, 5346)
 
 
 class Tracer:
@@ -94,7 +97,8 @@ def running_relay(peer: Peer, output: Path) -> Iterator[list[int]]:
     """Start the peer's relay daemon on the usual ports, and end it afterwards; its process ids."""
     with _started((*peer.relay_daemon, f"--output={output}"), "relayd") as daemon:
         deadline = time.monotonic() + DEADLINE_S
-        while not set(RELAY_PORTS) <= listening_ports():
+        ports = {*RELAY_PORTS, *(FLEET_PORTS if peer.relay_url.startswith("fleet:") else ())}
+        while not ports <= listening_ports():
             if daemon.poll() is not None:
                 raise RuntimeError(f"The relay daemon of {peer.name} ended: status={daemon.returncode}")
             if time.monotonic() > deadline:

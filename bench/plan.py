@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MB = 1_000_000
-PAIRS = ("lttng", "lttng-tracefleet", "tracefleet")
+PAIRS = ("lttng", "lttng-tracefleet", "tracefleet", "fleet")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _relay_cpu(where: str, is_in_memory: bool) -> Case:
     rows = (
         Row("relay_cpu_s_per_gb", f"CPU of the relay daemon, to {where}", "s/GB"),
         Row("sender_cpu_s_per_gb", f"CPU of the sending daemons, to {where}", "s/GB"),
-        Row("daemons_cpu_s_per_gb", f"CPU of all daemons, to {where}", "s/GB", target="≤ 1.0 ×"),
+        Row("daemons_cpu_s_per_gb", f"CPU of all daemons, to {where}", "s/GB", target="≤ 1.0 ×; acknowledged: ≤ 1.2 ×"),
         Row("machine_cpu_s_per_gb", f"CPU of the whole machine but the program, to {where}, until synced", "s/GB"),
         Row("stop_s", f"`stop` after 0.5 GB to {where}", "ms", 1e3),
         Row("lost_percent", f"Events lost, 200,000/s of 1 kB, to {where}", "%", target="≤ LTTng's"),

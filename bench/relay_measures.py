@@ -25,8 +25,6 @@ from bench.peers import DEADLINE_S, Tracer, load_arguments, load_environment, ru
 from bench.processes import cpu_s, machine_cpu_s, own_memory_bytes
 from bench.relay_producer import Producer
 
-_URL = "--set-url=net://localhost"
-
 
 def streaming(
     tracer: Tracer,
@@ -80,7 +78,7 @@ def streaming_ladder(
 
 
 def _stream(tracer: Tracer, relay: list[int], output: Path, load: Sequence[str], is_counted: bool) -> Figures:
-    tracer.record_the_load(_URL)
+    tracer.record_the_load(f"--set-url={tracer.peer.relay_url}")
     tracer.run("start")
     os.sync()
     machine_begin, sender_begin, relay_begin = machine_cpu_s(), cpu_s(tracer.daemons()), cpu_s(relay)
@@ -118,7 +116,7 @@ def live_latency(tracer: Tracer, base: Path, *, live_timer_us: int, events: int,
     """
     url = f"net://localhost/host/{os.uname().nodename}/bench"
     with running_relay(tracer.peer, base / "relay"):
-        tracer.record_the_load(f"--live={live_timer_us}", _URL)
+        tracer.record_the_load(f"--live={live_timer_us}", f"--set-url={tracer.peer.relay_url}")
         tracer.run("start")
         arguments = [*load_arguments(rate=rate), "--until-end-of-input"]
         with (

@@ -15,6 +15,7 @@ _RELAY_COLUMNS = {  # who sends, and which relay daemon keeps it
     "lttng": "LTTng → LTTng",
     "lttng-tracefleet": "LTTng → tracefleet",
     "tracefleet": "tracefleet → tracefleet",
+    "fleet": "the same, acknowledged",
 }
 
 

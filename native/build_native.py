@@ -12,7 +12,9 @@ ffi = FFI()
 ffi.cdef((HERE / "python/tracefleet_native/native.cdef.txt").read_text())
 ffi.set_source(
     "tracefleet_native._native",
-    "".join(f"#include <tracefleet/{header}.h>\n" for header in ("channel", "intake", "output", "pump", "relay")),
+    "".join(
+        f"#include <tracefleet/{header}.h>\n" for header in ("channel", "fleet", "intake", "output", "pump", "relay")
+    ),
     sources=SOURCES,
     include_dirs=["include", "src"],
     libraries=["lttng-ust-ctl", "urcu"],

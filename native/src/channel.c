@@ -3,6 +3,7 @@
 #include "records.h"
 
 #include "clock.h"
+#include "fleet.h"
 #include "guard.h"
 #include "output.h"
 #include "pump.h"
@@ -23,6 +24,8 @@
 
 /* How long to sleep between looks at a record that is being committed. */
 #define HOLE_POLL_MS 2
+/* The same for acknowledgements, which wake as well. */
+#define FLEET_POLL_MS 100
 /* A reader in its quiet state tells of late losses with a packet of its own; more would be a forger's work. */
 #define LOSS_PACKETS_PER_DRAIN 2
 
@@ -153,7 +156,8 @@ static int open_sink(struct tf_channel *channel, struct tf_stream *stream)
 	stream->output = channel->output;
 	stream->relay = tf_output_relay(channel->output);
 	stream->relayed = (struct tf_relay_stream){ .stream_id = attributes->channel_id, .cpu = stream->cpu };
-	if (stream->relay)
+	stream->fleet = tf_output_fleet(channel->output);
+	if (stream->relay || stream->fleet)
 		return 0; /* until it has a name there */
 	ret = tf_trace_file_open(&stream->file, channel->output, channel->name, stream->cpu, attributes->channel_id,
 				 attributes->trace_file_size, attributes->trace_file_count);
@@ -337,11 +341,15 @@ static void destroy_buffers(struct tf_channel *channel)
 
 static void close_stream(struct tf_stream *stream)
 {
+	if (stream->ust && stream->has_sink && stream->fleet)
+		tf_stream_take_back(stream);
 	if (stream->ust && stream->has_sink && !stream->is_broken)
-		stream->unwritten_packet_count = tf_stream_count_complete(stream);
+		stream->unwritten_packet_count += tf_stream_count_complete(stream);
 	tf_stream_count_discarded(stream);
-	if (stream->has_sink && !stream->relay)
+	if (stream->has_sink && !stream->relay && !stream->fleet)
 		tf_trace_file_close(&stream->file);
+	free(stream->given);
+	stream->given = NULL;
 	stream->has_sink = false;
 	if (stream->map)
 		munmap(stream->map, stream->map_size);
@@ -421,6 +429,42 @@ int tf_channel_relay_positions(struct tf_channel *channel, uint64_t *packet_coun
 		pthread_mutex_unlock(&channel->streams[i].lock);
 	}
 	return 0;
+}
+
+static int set_fleet_stream(struct tf_stream *stream, uint32_t key)
+{
+	const uint32_t capacity = (uint32_t)stream->layout.sub_buffer_count;
+	int ret;
+
+	if (!stream->fleet || stream->has_sink)
+		return -EINVAL;
+	if (!stream->given)
+		stream->given = calloc(capacity, sizeof(*stream->given));
+	if (!stream->given)
+		return -ENOMEM;
+	ret = tf_fleet_open_source(stream->fleet, key, capacity, stream->wakeup_fd);
+	if (ret < 0)
+		return ret;
+	stream->fleet_key = key;
+	stream->has_sink = true;
+	return 0;
+}
+
+int tf_channel_set_fleet_streams(struct tf_channel *channel, const uint32_t *keys, size_t count)
+{
+	int ret = 0;
+
+	if (count != channel->stream_count)
+		return -EINVAL;
+	for (uint32_t i = 0; i < channel->stream_count && ret == 0; i++) {
+		struct tf_stream *stream = &channel->streams[i];
+
+		pthread_mutex_lock(&stream->lock);
+		ret = channel->is_closed ? -EBADF : set_fleet_stream(stream, keys[i]);
+		pthread_mutex_unlock(&stream->lock);
+	}
+	tf_pump_notice(channel);
+	return ret;
 }
 
 int tf_channel_set_record_layout(struct tf_channel *channel, int64_t event_id, const uint8_t *layout, size_t size)
@@ -546,6 +590,8 @@ int tf_channel_resume(struct tf_channel *channel)
 static bool drain_stream(struct tf_channel *channel, struct tf_stream *stream, uint64_t end_ms)
 {
 	enum tf_turn_result result;
+	uint64_t settled_sequence;
+	struct tf_fleet *fleet;
 	int loss_packets = 0;
 	bool is_jammed;
 
@@ -557,13 +603,23 @@ static bool drain_stream(struct tf_channel *channel, struct tf_stream *stream, u
 			result = TF_TURN_WROTE;
 		}
 		is_jammed = stream->is_jam_reported;
+		settled_sequence = stream->settled_sequence;
+		/* The relay daemon has not answered for longer than anybody should wait. */
+		if (result == TF_TURN_GAVE && stream->error != 0)
+			result = TF_TURN_FAILED;
+		if (tf_now_ms() >= end_ms && result != TF_TURN_EMPTY)
+			result = TF_TURN_FAILED;
+		fleet = result == TF_TURN_GAVE ? tf_fleet_get(stream->fleet) : NULL; /* a close may come in between */
 		pthread_mutex_unlock(&stream->lock);
 		if (result == TF_TURN_EMPTY)
 			return true;
 		/* The first attempt is for the caller's sake; a disk that refuses it will not change its mind at once. */
-		if (result == TF_TURN_FAILED || tf_now_ms() >= end_ms)
+		if (result == TF_TURN_FAILED)
 			return false;
-		if (result == TF_TURN_HOLE) {
+		if (result == TF_TURN_GAVE) {
+			tf_fleet_await_progress(fleet, stream->fleet_key, settled_sequence, tf_now_ms() + FLEET_POLL_MS);
+			tf_fleet_put(fleet);
+		} else if (result == TF_TURN_HOLE) {
 			if (is_jammed)
 				return false;
 			poll(NULL, 0, HOLE_POLL_MS);

@@ -1,6 +1,7 @@
 #include "output.h"
 
 #include "credentials.h"
+#include "fleet.h"
 #include "io.h"
 #include "relay.h"
 
@@ -26,8 +27,9 @@
 
 struct tf_output {
 	int reference_count; /* atomic */
-	struct tf_relay *relay; /* NULL: files */
-	uint64_t metadata_handle;
+	struct tf_relay *relay; /* this and the next NULL: files */
+	struct tf_fleet *fleet;
+	uint64_t metadata_handle; /* the relay's, or the fleet's key */
 	char *root;
 	char *relative_path;
 	uid_t uid;
@@ -120,6 +122,23 @@ int tf_output_create_relayed(struct tf_relay *relay, uint64_t metadata_handle, s
 	return 0;
 }
 
+int tf_output_create_fleet(struct tf_fleet *fleet, uint32_t metadata_key, struct tf_output **out)
+{
+	struct tf_output *output = allocate();
+
+	if (!output)
+		return -ENOMEM;
+	output->fleet = tf_fleet_get(fleet);
+	output->metadata_handle = metadata_key;
+	*out = output;
+	return 0;
+}
+
+struct tf_fleet *tf_output_fleet(const struct tf_output *output)
+{
+	return output->fleet;
+}
+
 struct tf_relay *tf_output_relay(const struct tf_output *output)
 {
 	return output->relay;
@@ -146,6 +165,7 @@ void tf_output_put(struct tf_output *output)
 	free(output->relative_path);
 	free(output->groups);
 	tf_relay_put(output->relay);
+	tf_fleet_put(output->fleet);
 	free(output);
 }
 
@@ -261,7 +281,7 @@ int tf_output_prepare(struct tf_output *output)
 	struct tf_credentials saved;
 	int ret;
 
-	if (output->relay)
+	if (output->relay || output->fleet)
 		return 0;
 	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
 	if (ret < 0)
@@ -280,7 +300,7 @@ int tf_output_create_file(struct tf_output *output, const char *directory, const
 	struct tf_credentials saved;
 	int ret, fd = -1;
 
-	if (output->relay || !is_valid_component(name, strlen(name)) || strchr(name, '/'))
+	if (output->relay || output->fleet || !is_valid_component(name, strlen(name)) || strchr(name, '/'))
 		return -EINVAL;
 	ret = tf_credentials_assume(&saved, output->uid, output->gid, output->groups, output->group_count);
 	if (ret < 0)
@@ -423,9 +443,15 @@ static int send_text(struct tf_output *output, size_t size)
 	if (!packet)
 		return -ENOMEM;
 	ret = fill_metadata_packet(output, packet, packet_size, size, output->written_text_size);
-	if (ret == 0)
+	if (ret == 0 && output->fleet) {
+		ret = tf_fleet_give_metadata(output->fleet, (uint32_t)output->metadata_handle, packet, content_size,
+					     (uint32_t)(packet_size - content_size));
+		if (ret == 0)
+			packet = NULL;
+	} else if (ret == 0) {
 		ret = tf_relay_send_metadata(output->relay, output->metadata_handle, packet, content_size,
 					     (uint32_t)(packet_size - content_size));
+	}
 	/* Release: as below. */
 	if (ret == 0)
 		__atomic_store_n(&output->written_text_size, output->written_text_size + size, __ATOMIC_RELEASE);
@@ -450,7 +476,7 @@ static int append_text(struct tf_output *output, uint64_t end)
 	if (end < begin || end > (uint64_t)status.st_size - TF_METADATA_TEXT_OFFSET)
 		return -EBADMSG;
 	size = (size_t)(end - begin);
-	if (output->relay) {
+	if (output->relay || output->fleet) {
 		for (ret = 0; size > 0 && ret == 0; size = (size_t)(end - output->written_text_size))
 			ret = send_text(output, size < METADATA_TEXT_SIZE_MAX ? size : METADATA_TEXT_SIZE_MAX);
 		return ret;

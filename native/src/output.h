@@ -5,8 +5,9 @@
 
 struct tf_output *tf_output_get(struct tf_output *output);
 
-/* NULL: it has files. */
+/* Where it streams to; both NULL: it has files. */
 struct tf_relay *tf_output_relay(const struct tf_output *output);
+struct tf_fleet *tf_output_fleet(const struct tf_output *output);
 
 /*
  * Make a file anew as the owner: @directory is NULL or the name of one subdirectory ("index"), @name one path

@@ -2,6 +2,7 @@
 
 #include "channel.h"
 #include "clock.h"
+#include "fleet.h"
 #include "output.h"
 
 #include <errno.h>
@@ -210,7 +211,7 @@ static bool visit_stream(struct tf_pump *pump, struct entry *entry, struct tf_st
  */
 static bool visit_live_stream(struct tf_pump *pump, struct entry *entry, struct tf_stream *stream)
 {
-	const uint64_t packet_count = stream->packet_count;
+	const uint64_t packet_count = tf_stream_count_passed(stream);
 	bool is_unfinished;
 	uint64_t now;
 
@@ -220,7 +221,11 @@ static bool visit_live_stream(struct tf_pump *pump, struct entry *entry, struct 
 	tf_stream_open_packet(stream);
 	tf_stream_flush(stream, false);
 	is_unfinished = visit_stream(pump, entry, stream);
-	if (stream->packet_count == packet_count && tf_stream_is_idle(stream))
+	if (tf_stream_count_passed(stream) != packet_count || !tf_stream_is_idle(stream))
+		return is_unfinished;
+	if (stream->fleet)
+		tf_fleet_send_beacon(stream->fleet, stream->fleet_key, stream->stream_id, stream->cpu, now);
+	else
 		tf_relay_send_beacon(stream->relay, &stream->relayed, now);
 	return is_unfinished;
 }
@@ -244,7 +249,8 @@ static void on_stream(struct tf_pump *pump, struct entry *entry, uint32_t index,
 
 static bool is_for_live_reading(const struct tf_channel *channel)
 {
-	return channel->attributes.live_timer_period_us > 0 && channel->output && tf_output_relay(channel->output);
+	return channel->attributes.live_timer_period_us > 0 && channel->output &&
+	       (tf_output_relay(channel->output) || tf_output_fleet(channel->output));
 }
 
 static void on_timer(struct tf_pump *pump, struct entry *entry, uint32_t index, uint32_t part)

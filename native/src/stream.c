@@ -209,6 +209,131 @@ static void keep_books(struct tf_stream *stream, const struct tf_packet *packet)
 	stream->timestamp_end = packet->timestamp_end;
 }
 
+/* ---- what was given to a fleet ---- */
+
+/* Take what has become safe into the books. Returns how many packets. */
+static uint32_t settle(struct tf_stream *stream)
+{
+	struct tf_fleet_progress progress;
+	uint32_t count = 0;
+
+	tf_fleet_progress(stream->fleet, stream->fleet_key, &progress);
+	for (; stream->given_count > 0 && stream->settled_sequence < progress.safe_sequence; count++) {
+		keep_books(stream, &stream->given[stream->given_begin]);
+		stream->given_begin = (stream->given_begin + 1) % (uint32_t)stream->layout.sub_buffer_count;
+		stream->given_count--;
+		stream->settled_sequence++;
+	}
+	if (progress.is_unreadable)
+		tf_stream_break(stream);
+	return count;
+}
+
+static int give(struct tf_stream *stream, const struct tf_packet *packets, int count)
+{
+	const uint32_t capacity = (uint32_t)stream->layout.sub_buffer_count;
+	const int ret = tf_fleet_give(stream->fleet, stream->fleet_key, stream->stream_id, stream->cpu, packets, count);
+
+	for (int i = 0; i < count && ret == 0; i++)
+		stream->given[(stream->given_begin + stream->given_count++) % capacity] = packets[i];
+	if (ret == 0 && stream->given_since_ms == 0)
+		stream->given_since_ms = tf_now_ms();
+	return ret == 0 ? count : ret;
+}
+
+static void note_failure(struct tf_stream *stream, int error)
+{
+	if (stream->error != error)
+		stream->reports |= 1u << TF_REPORT_WRITE_FAILED;
+	stream->reports &= ~(1u << TF_REPORT_WRITE_RECOVERED);
+	stream->error = error;
+}
+
+static void note_success(struct tf_stream *stream)
+{
+	if (stream->error != 0)
+		stream->reports |= 1u << TF_REPORT_WRITE_RECOVERED;
+	stream->error = 0;
+}
+
+/* Move the consumed position over @count packets, or let go of the one that is held. Under the guard. */
+static bool release_given(struct tf_stream *stream, uint32_t count)
+{
+	const uint64_t position = stream->position;
+
+	if (stream->is_holding) {
+		stream->is_holding = false;
+		stream->position = stream->held_position + stream->layout.sub_buffer_size;
+		return lttng_ust_ctl_put_next_subbuf(stream->ust) == 0;
+	}
+	stream->position = position + count * stream->layout.sub_buffer_size;
+	return tf_consume(stream->map, position, stream->position);
+}
+
+/* A relay daemon that acknowledges nothing for a while is trouble; the packets wait on. */
+static void watch_given(struct tf_stream *stream, uint32_t settled_count)
+{
+	if (stream->given_count == 0)
+		stream->given_since_ms = 0;
+	else if (settled_count > 0)
+		stream->given_since_ms = tf_now_ms();
+	else if (tf_now_ms() - stream->given_since_ms >= TF_REFUSAL_MS)
+		note_failure(stream, -ETIMEDOUT);
+	if (settled_count > 0)
+		note_success(stream);
+}
+
+struct release {
+	struct tf_stream *stream;
+	uint32_t count;
+};
+
+static int release_guarded(void *argument)
+{
+	struct release *release = argument;
+
+	return release_given(release->stream, release->count) ? 0 : -EIO;
+}
+
+/* False: the stream is broken. */
+static bool settle_and_release(struct tf_stream *stream)
+{
+	struct release release = { .stream = stream, .count = settle(stream) };
+
+	watch_given(stream, release.count);
+	if (release.count > 0 && run_guarded(stream, release_guarded, &release) < 0)
+		tf_stream_break(stream);
+	return !stream->is_broken;
+}
+
+static int put_held(void *argument)
+{
+	struct tf_stream *stream = argument;
+	uint64_t consumed, produced;
+
+	lttng_ust_ctl_put_subbuf(stream->ust);
+	if (read_positions(stream, &consumed, &produced) < 0)
+		return 0;
+	return tf_sub_buffer_begin(&stream->layout, consumed) != stream->held_position;
+}
+
+void tf_stream_take_back(struct tf_stream *stream)
+{
+	tf_fleet_take_back(stream->fleet, stream->fleet_key);
+	settle_and_release(stream);
+	/* Writers may have gone past what is held: then nobody else counts it. */
+	if (stream->is_holding && run_guarded(stream, put_held, stream) == 1)
+		stream->unwritten_packet_count++;
+	stream->is_holding = false;
+}
+
+uint64_t tf_stream_count_passed(const struct tf_stream *stream)
+{
+	return stream->packet_count + stream->given_count;
+}
+
+/* ---- writing ---- */
+
 static int hand_over(struct tf_stream *stream, const struct tf_packet *packets, int count, bool is_urgent)
 {
 	/* What describes the event records comes first; it was published before they could be recorded. */
@@ -218,6 +343,8 @@ static int hand_over(struct tf_stream *stream, const struct tf_packet *packets, 
 		return ret;
 	if (stream->relay)
 		return tf_relay_write(stream->relay, &stream->relayed, packets, count);
+	if (stream->fleet)
+		return give(stream, packets, count);
 	return tf_trace_file_write(&stream->file, packets, count, is_urgent);
 }
 
@@ -253,16 +380,13 @@ static int write_packets(struct tf_stream *stream, const struct tf_packet *packe
 			stream->retry_delay_ms = RETRY_DELAY_MIN_MS;
 		else if (stream->retry_delay_ms < RETRY_DELAY_MAX_MS)
 			stream->retry_delay_ms *= 2;
-		if (stream->error != ret)
-			stream->reports |= 1u << TF_REPORT_WRITE_FAILED;
-		stream->reports &= ~(1u << TF_REPORT_WRITE_RECOVERED);
-		stream->error = ret;
+		note_failure(stream, ret);
 		stream->retry_at_ms = tf_now_ms() + stream->retry_delay_ms;
 		return 0;
 	}
-	if (stream->error != 0)
-		stream->reports |= 1u << TF_REPORT_WRITE_RECOVERED;
-	stream->error = 0;
+	if (stream->fleet)
+		return ret; /* how it goes is known when they are safe */
+	note_success(stream);
 	for (int i = 0; i < ret; i++)
 		keep_books(stream, &packets[i]);
 	return ret;
@@ -291,7 +415,7 @@ static enum tf_turn_result found_hole(struct tf_stream *stream, uint64_t positio
 static enum tf_turn_result found_nothing(struct tf_stream *stream)
 {
 	stream->hole_since_ms = 0;
-	return TF_TURN_EMPTY;
+	return stream->given_count > 0 ? TF_TURN_GAVE : TF_TURN_EMPTY;
 }
 
 /* Discard mode: all that is complete, in one write. */
@@ -307,7 +431,7 @@ static enum tf_turn_result take_many(struct tf_stream *stream)
 	read_positions(stream, &consumed, &produced);
 	if (consumed != stream->position || produced < consumed || produced - consumed > tf_buffer_size(layout))
 		return broken(stream);
-	for (at = consumed; at + size <= produced; at += size) {
+	for (at = consumed + stream->given_count * size; at + size <= produced; at += size) {
 		const ptrdiff_t pages =
 			tf_pages_index(layout, *tf_sub_buffer_id(layout, stream->map, tf_sub_buffer_index(layout, at)));
 
@@ -325,6 +449,8 @@ static enum tf_turn_result take_many(struct tf_stream *stream)
 	written = write_packets(stream, packets, count, ready_size > tf_buffer_size(layout) / 2);
 	if (written == 0)
 		return TF_TURN_FAILED;
+	if (stream->fleet)
+		return at + size <= produced ? TF_TURN_WROTE : TF_TURN_GAVE;
 	stream->position = consumed + (uint64_t)written * size;
 	if (!tf_consume(stream->map, consumed, stream->position))
 		return broken(stream);
@@ -340,6 +466,8 @@ static enum tf_turn_result take_one(struct tf_stream *stream)
 	uint8_t *data;
 	int ret;
 
+	if (stream->is_holding)
+		return TF_TURN_GAVE;
 	if (read_positions(stream, &consumed, &produced) < 0)
 		return broken(stream);
 	consumed = tf_sub_buffer_begin(&stream->layout, consumed);
@@ -366,6 +494,11 @@ static enum tf_turn_result take_one(struct tf_stream *stream)
 		lttng_ust_ctl_put_subbuf(stream->ust);
 		return TF_TURN_FAILED;
 	}
+	if (stream->fleet) {
+		stream->is_holding = true;
+		stream->held_position = position;
+		return TF_TURN_GAVE;
+	}
 	stream->position = position + stream->layout.sub_buffer_size;
 	if (lttng_ust_ctl_put_next_subbuf(stream->ust) < 0)
 		return broken(stream);
@@ -387,6 +520,8 @@ enum tf_turn_result tf_stream_turn(struct tf_stream *stream, bool is_forced)
 
 	if (!stream->has_sink)
 		return TF_TURN_EMPTY;
+	if (stream->fleet)
+		settle_and_release(stream);
 	if (stream->is_broken)
 		return TF_TURN_FAILED;
 	if (stream->error != 0 && !is_forced && tf_now_ms() < stream->retry_at_ms)
@@ -461,10 +596,21 @@ int tf_stream_timestamp(struct tf_stream *stream, uint64_t *timestamp)
 	return run_guarded(stream, read_timestamp, &argument) < 0 ? -EIO : 0;
 }
 
+/* As tf_stream_has_unread(), without what was given to the fleet. */
+static bool has_more(struct tf_stream *stream)
+{
+	uint64_t consumed, produced;
+
+	if (tf_stream_positions(stream, &consumed, &produced) < 0)
+		return false;
+	consumed = stream->is_holding ? stream->held_position : tf_sub_buffer_begin(&stream->layout, consumed);
+	return consumed + (1 + stream->given_count) * stream->layout.sub_buffer_size <= produced;
+}
+
 bool tf_stream_is_idle(struct tf_stream *stream)
 {
 	return stream->has_sink && !stream->is_broken && stream->error == 0 && stream->refused_since_ms == 0 &&
-	       !tf_stream_has_unread(stream);
+	       !has_more(stream);
 }
 
 static int has_untold_losses(void *argument)

@@ -6,9 +6,11 @@
  *
  * A sub-buffer goes back to the tracer when its packet and its index entry are written. In discard mode all
  * complete sub-buffers stay put until the consumed position moves, so many of them go out in one write; in
- * overwrite mode a writer may take any but the one that the reader holds, so they go one by one.
+ * overwrite mode a writer may take any but the one that the reader holds, so they go one by one. Those that were given
+ * to a fleet stay until it says that they are safe.
  */
 
+#include "fleet.h"
 #include "layout.h"
 #include "relay.h"
 #include "trace_file.h"
@@ -53,6 +55,14 @@ struct tf_stream {
 	struct tf_relay *relay; /* the output's; NULL: the file */
 	struct tf_relay_stream relayed;
 	uint64_t refused_since_ms; /* 0: the relay daemon took what it was last given */
+	struct tf_fleet *fleet;	   /* the output's */
+	uint32_t fleet_key;
+	uint64_t settled_sequence; /* of the first packet that was given and is not in the books; the ones behind it: */
+	struct tf_packet *given;   /* a ring of sub_buffer_count, from given_begin on */
+	uint32_t given_begin, given_count;
+	bool is_holding; /* the reader holds the sub-buffer of the one packet that was given, at held_position */
+	uint64_t held_position;
+	uint64_t given_since_ms; /* nothing became safe since, and something waits; 0: nothing waits */
 
 	uint64_t packet_count, byte_count, discarded_event_count, lost_packet_count;
 	uint64_t discarded_ahead; /* of the packets that are written, when last looked */
@@ -85,6 +95,7 @@ struct tf_stream {
 enum tf_turn_result {
 	TF_TURN_EMPTY, /* nothing is complete */
 	TF_TURN_WROTE, /* there may be more */
+	TF_TURN_GAVE,  /* all that is complete was given to the fleet, which has not said that it is safe */
 	TF_TURN_HOLE,  /* the next sub-buffer waits for a record */
 	TF_TURN_FAILED /* see error or is_broken */
 };
@@ -99,8 +110,12 @@ void tf_stream_flush(struct tf_stream *stream, bool is_final);
  * those after it, so nothing may be said of the time since then before it is out.
  */
 void tf_stream_open_packet(struct tf_stream *stream);
-/* True when all that was switched away from is written, and nothing keeps what comes from being written. */
+/* True when all that was switched away from is on its way, and nothing keeps what comes from going there. */
 bool tf_stream_is_idle(struct tf_stream *stream);
+/* Packets that were written, or given to the fleet. */
+uint64_t tf_stream_count_passed(const struct tf_stream *stream);
+/* The end of a stream that goes through a fleet: what is not safe is unwritten, of which it counts what is consumed. */
+void tf_stream_take_back(struct tf_stream *stream);
 /* The trace clock now, in cycles. 0 or -EIO. */
 int tf_stream_timestamp(struct tf_stream *stream, uint64_t *timestamp);
 /* True when records were lost that no packet tells of, and a last packet that does is under way now. */

@@ -76,7 +76,10 @@ int tf_channel_export(struct tf_channel *channel, int32_t *type, uint8_t **data,
 int tf_channel_flush(struct tf_channel *channel, bool is_final);
 int tf_channel_resume(struct tf_channel *channel);
 
-/* Write every complete sub-buffer, for at most @deadline_ms. 1: all are written; 0: a jam, an error or the time. */
+/*
+ * Write every complete sub-buffer, for at most @deadline_ms. 1: all are written, through a fleet: acknowledged or
+ * spooled; 0: a jam, an error or the time.
+ */
 int tf_channel_drain(struct tf_channel *channel, uint32_t deadline_ms);
 
 /*
@@ -99,6 +102,12 @@ int tf_channel_set_record_layout(struct tf_channel *channel, int64_t event_id, c
 int tf_channel_set_relay_streams(struct tf_channel *channel, const uint64_t *handles, size_t count);
 /* How many packets each stream has sent there. Also after the close. */
 int tf_channel_relay_positions(struct tf_channel *channel, uint64_t *packet_counts, size_t count);
+
+/*
+ * The output is a fleet's: the streams' keys there, one after the other. Nothing is read before that. Returns 0 or a
+ * negative errno: -EINVAL for other outputs, or the second time; -ENOENT, or -EBUSY for keys in use.
+ */
+int tf_channel_set_fleet_streams(struct tf_channel *channel, const uint32_t *keys, size_t count);
 
 /* Fill @books, one per stream. */
 int tf_channel_books(struct tf_channel *channel, struct tf_stream_books *books, size_t count);

@@ -36,11 +36,14 @@ struct tf_fleet_binding {
 
 /*
  * Go on through the stream socket @fd, on which the greeting was sent; it is the fleet's on success. Streams that are
- * not among @bindings wait for tf_fleet_bind(). All before next_sequence counts as acknowledged.
- * -EISCONN: the former connection is not lost.
+ * not among @bindings wait for tf_fleet_bind(), without holding up the others: who binds the streams of a trace binds
+ * its metadata first. All before next_sequence counts as acknowledged.
+ * -EISCONN: the former connection is not lost; -EPROTO: next_sequence is of a packet that was never sent; -EEXIST: two
+ * of one handle, or of one stream; -ENOENT: no such stream; -ESHUTDOWN after the close.
  */
 int tf_fleet_attach(struct tf_fleet *fleet, int fd, const struct tf_fleet_binding *bindings, size_t count);
-int tf_fleet_bind(struct tf_fleet *fleet, const struct tf_fleet_binding *binding); /* -ENOTCONN */
+/* As above, once for a stream and connection. -ENOTCONN: there is none. */
+int tf_fleet_bind(struct tf_fleet *fleet, const struct tf_fleet_binding *binding);
 /* End the connection, if there is one. */
 void tf_fleet_detach(struct tf_fleet *fleet);
 
@@ -67,8 +70,9 @@ void tf_fleet_books(struct tf_fleet *fleet, struct tf_fleet_books *books);
 /* True when everything that was handed over is acknowledged, or, with @or_spooled, in the spool. */
 bool tf_fleet_is_settled(struct tf_fleet *fleet, bool or_spooled);
 
-/* Ends thread and connection; frames stay in the spool. Then drops the reference; outputs and channels hold one each. */
+/* Ends thread and connection; frames stay in the spool. What is not safe by then never will be. */
 void tf_fleet_close(struct tf_fleet *fleet);
+/* Drop a reference; outputs hold one each. */
 void tf_fleet_put(struct tf_fleet *fleet);
 
 #endif

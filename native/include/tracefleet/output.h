@@ -14,6 +14,7 @@
 
 struct tf_output;
 struct tf_relay;
+struct tf_fleet;
 
 /*
  * Remember the place: @relative_path below the absolute @root, for the user @uid with @gid and the
@@ -28,6 +29,9 @@ int tf_output_create(const char *root, const char *relative_path, uid_t uid, gid
  * called @metadata_handle. Each piece of metadata goes as one packet, so that whoever reads along never has half of it.
  */
 int tf_output_create_relayed(struct tf_relay *relay, uint64_t metadata_handle, struct tf_output **out);
+
+/* The same for a trace that goes through @fleet (it keeps a reference): its metadata is the stream @metadata_key. */
+int tf_output_create_fleet(struct tf_fleet *fleet, uint32_t metadata_key, struct tf_output **out);
 
 /* Make the directories now, and see that files can be made there. Returns 0 or a negative errno. */
 int tf_output_prepare(struct tf_output *output);

@@ -17,9 +17,13 @@ from tracefleet_native.binding import (
     possible_cpu_count,
     ring_buffer_size_bytes,
 )
+from tracefleet_native.fleet_binding import Fleet, FleetBooks, FleetStreamState
 
 __all__ = [
     "Channel",
+    "Fleet",
+    "FleetBooks",
+    "FleetStreamState",
     "Output",
     "Pump",
     "Relay",

@@ -10,9 +10,12 @@ import errno
 import os
 import pwd
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracefleet_native._native import ffi, lib
+
+if TYPE_CHECKING:
+    from tracefleet_native.fleet_binding import Fleet
 
 _REPORTS_PER_RUN = 256
 
@@ -161,6 +164,19 @@ class Output:
         output._handle = ffi.gc(out[0], lib.tf_output_put)
         return output
 
+    @classmethod
+    def fleet(cls, fleet: Fleet, metadata_key: int, name: str) -> Output:
+        """The same for a trace that goes through a fleet, its metadata as the stream `metadata_key` of it.
+
+        `name` is for error messages.
+        """
+        out = ffi.new("struct tf_output **")
+        _check(lib.tf_output_create_fleet(fleet._handle, metadata_key, out), name)
+        output = cls.__new__(cls)
+        output._name = name
+        output._handle = ffi.gc(out[0], lib.tf_output_put)
+        return output
+
     def prepare(self) -> None:
         """Make the directories now, and see that files can be made there. Raises OSError."""
         _check(lib.tf_output_prepare(self._handle), self._name)
@@ -285,7 +301,10 @@ class Channel:
         _check(lib.tf_channel_resume(self._handle), self._name)
 
     def drain(self, deadline_ms: int) -> bool:
-        """Write all complete sub-buffers, for at most `deadline_ms`. False: a jam, a failing disk or the time."""
+        """Write all complete sub-buffers, for at most `deadline_ms`. False: a jam, a failing disk or the time.
+
+        Through a fleet: until the relay daemon has acknowledged them, or they are in the spool.
+        """
         return _check(lib.tf_channel_drain(self._handle, max(0, deadline_ms)), self._name) == 1
 
     def set_record_layout(self, event_id: int, layout: bytes) -> None:
@@ -310,6 +329,13 @@ class Channel:
         packet_counts = ffi.new("uint64_t[]", count)
         _check(lib.tf_channel_relay_positions(self._handle, packet_counts, count), self._name)
         return list(packet_counts)
+
+    def set_fleet_streams(self, keys: Sequence[int]) -> None:
+        """The streams' keys in the fleet of the output, by CPU; nothing is read before.
+
+        Raises OSError: EINVAL for other outputs or the second time, ENOENT or EBUSY for keys.
+        """
+        _check(lib.tf_channel_set_fleet_streams(self._handle, list(keys), len(keys)), self._name)
 
     def books(self) -> list[StreamBooks]:
         """One entry per stream. Also after the close."""

@@ -106,12 +106,18 @@ class World:
     def run_directory_of(self, uid: int) -> Path:
         return self.path("/run/lttng") if uid == 0 else self.home_of(uid) / ".lttng"
 
+    def spool_directory(self, uid: int | None = None) -> Path:
+        """Where the world's consumer daemons keep what relay daemons do not take."""
+        return self.home_of(self.uid if uid is None else uid) / "spool"
+
     def environment(self, extra: Mapping[str, str] | None = None, uid: int | None = None) -> dict[str, str]:
         home = str(self.home_of(self.uid if uid is None else uid))
         environment = {
             "PATH": f"{VENV_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": home,
             "LTTNG_HOME": home,
+            # For root it would be outside of the world.
+            "TRACEFLEET_SPOOL_DIRECTORY": str(self.spool_directory(uid)),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
         }

@@ -32,6 +32,7 @@ NAMES = DaemonNames(lambda: ["s1", "s2"], lambda session: {"s2": ["other"], None
         (["verify", ""], [":directories"]),
         (["help", "set"], ["set-session"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
+        (["health", "sessiond", "r"], ["relayd"]),
         (["track", ""], []),
         (["nope", ""], []),
         (["version", ""], []),

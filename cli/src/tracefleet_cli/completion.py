@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DIRECTORIES = ":directories"  # the shell itself knows these best
 FILES = ":files"
 SHELLS = ("bash", "zsh", "fish")
+SERVICES = ("sessiond", "consumerd", "relayd")
 
 
 class Candidate(NamedTuple):
@@ -151,6 +152,8 @@ def _operands(module: CommandModule, before: Sequence[str], names: DaemonNames) 
         return [Candidate(DIRECTORIES)]
     if "SHELL" in module.OPERANDS:
         return map(Candidate, SHELLS)
+    if "SERVICE" in module.OPERANDS:
+        return map(Candidate, SERVICES)
     return []
 
 

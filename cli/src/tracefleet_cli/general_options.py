@@ -9,6 +9,13 @@ from tracefleet_common.options import Option, Parsed
 
 HELP = Option("help", "h", None, "Show this help.")
 LIST_OPTIONS = Option("list-options", None, None, "List the available options, one a line.")
+RELAY_BUS = Option(
+    "bus-sock",
+    None,
+    "PATH",
+    "Bus socket of the relay daemon (its own --bus-sock), instead of those in the run directory.",
+    is_repeatable=True,
+)
 JSON = Option("json", None, None, "Print every reply as one line of JSON (docs/schema), instead of text for people.")
 
 GENERAL_OPTIONS = (

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from tracefleet_cli.commands.health import Health
 from tracefleet_cli.commands.version import VersionInfo
 from tracefleet_cli.verify.report import Verification
 from tracefleet_common.messages.envelope import Done, ErrorReply
+from tracefleet_common.messages.relayd_control import RelayInfo, RelaySessionDetails, RelaySessionList
 from tracefleet_common.messages.sessiond_control import (
     ChannelInfo,
     DaemonInfo,
@@ -34,9 +36,12 @@ VALUES: dict[str, type[msgspec.Struct]] = {
     "disable-event": EventRulesDisabled,
     "enable-channel": ChannelInfo,
     "enable-event": EventRuleEnabled,
+    "health": Health,
     "list": SessionList,
     "list SESSION": SessionDetails,
     "list --userspace": TracepointList,
+    "list-relay": RelayInfo,
+    "list-relay NAME": RelaySessionDetails,
     "set-session": SessionInfo,
     "start": SessionStarted,
     "status": SessionDetails,
@@ -44,8 +49,8 @@ VALUES: dict[str, type[msgspec.Struct]] = {
     "verify": Verification,
     "version": VersionInfo,
 }
-# Of any command that fails; of the Python client only.
-UNTIED: tuple[type[msgspec.Struct], ...] = (ErrorReply, DaemonInfo)
+# Of any command that fails; of the Python client only; after each relay daemon of `list-relay`.
+UNTIED: tuple[type[msgspec.Struct], ...] = (ErrorReply, DaemonInfo, RelaySessionList)
 
 
 def tag_of(value_type: type[msgspec.Struct]) -> str:

@@ -20,13 +20,21 @@ FOREIGN_KEY = 99
 
 
 class SampledConsumer:
-    """A consumer daemon whose books are empty; the test says what it tells."""
+    """A consumer daemon; the test says what it tells. `books`: of the only stream of each channel, by key."""
 
     on_notice: Callable[[control.ConsumerdNotice], None]
     on_lost: Callable[[], None]
 
-    async def channel_states(self, request: control.SampleChannels) -> tuple[control.ChannelState, ...]:
-        return tuple(control.ChannelState(channel_key=key, streams=()) for key in request.channel_keys)
+    def __init__(self) -> None:
+        self.books: dict[int, control.StreamBooks] = {}
+
+    async def channel_states(
+        self, request: control.SampleChannels, deadline_s: float
+    ) -> tuple[control.ChannelState, ...]:
+        return tuple(
+            control.ChannelState(channel_key=key, streams=(self.books[key],) if key in self.books else ())
+            for key in request.channel_keys
+        )
 
 
 class Buffers:
@@ -40,7 +48,8 @@ class Buffers:
 class Registry:
     """Channels of these names, in buffers of these keys; those without buffers yet are being made."""
 
-    def __init__(self, keys: dict[str, int], *, being_made: int | None = None) -> None:
+    def __init__(self, keys: dict[str, int], *, being_made: int | None = None, relative_path: str = "ust") -> None:
+        self.relative_path = relative_path
         self.channels = {name: Buffers(Channel(name, ChannelAttributes()), key) for name, key in keys.items()}
         self.usages: dict[int, control.BufferSample | None] = dict.fromkeys(keys.values())
         if being_made is not None:
@@ -102,3 +111,23 @@ def test_a_sample_that_comes_before_the_reply_that_the_channel_is_made_is_kept()
     world.is_told(sample(1, 0, 96))
     registry.channels["c"] = Buffers(Channel("c", ChannelAttributes()), 1)
     assert world.usage("c") == (0, 96)
+
+
+def test_streams_are_named_by_their_traces() -> None:
+    world = World(Registry({"c": 1}, relative_path="ust/pid/a-1"), Registry({"c": 2}, relative_path="ust/pid/b-2"))
+    for key in (1, 2):
+        world.consumer.books[key] = control.StreamBooks(
+            cpu=3,
+            packet_count=key,
+            bytes=4096 * key,
+            discarded_event_count=10 * key,
+            lost_packet_count=0,
+            unwritten_packet_count=0,
+        )
+    for _ in range(2):  # asking adds nothing
+        total = world.totals()["c"]
+        assert (total.packet_count, total.recorded_bytes, total.discarded_event_count) == (3, 3 * 4096, 30)
+        assert [(stream.trace, stream.cpu, stream.recorded_packet_count) for stream in total.streams] == [
+            ("ust/pid/a-1", 3, 1),
+            ("ust/pid/b-2", 3, 2),
+        ]

@@ -36,6 +36,7 @@ class RememberingTracer:
         self.calls: list[tuple[str, str]] = []
         self.failures: dict[str, TracefleetError] = {}
         self.totals_by_channel: dict[str, ChannelTotals] = {}
+        self.streaming_info: control.StreamingInfo | None = None
         self.pause = asyncio.Event()
         self.pause.set()
 
@@ -72,6 +73,9 @@ class RememberingTracer:
 
     async def totals(self, session: RecordingSession) -> dict[str, ChannelTotals]:
         return self.totals_by_channel
+
+    async def streaming(self, session: RecordingSession) -> control.StreamingInfo | None:
+        return self.streaming_info
 
     def forget(self, session: RecordingSession) -> None:
         self.calls.append(("forget", session.name))
@@ -159,6 +163,39 @@ def test_a_channel_is_shown_with_its_books_and_its_usage() -> None:
         world.tracer.totals_by_channel = {}
         details = await world.does(control.DescribeSession("s"))
         assert details.domains[0].channels[0].buffer_usage_highest_bytes is None
+
+    asyncio.run(scenario())
+
+
+def test_a_session_is_shown_with_its_sums_and_on_demand_its_streams() -> None:
+    stream = control.StreamInfo(
+        trace="ust/uid/0/64-bit",
+        cpu=0,
+        recorded_packet_count=2,
+        recorded_bytes=8192,
+        discarded_event_count=1,
+        lost_packet_count=0,
+        unwritten_packet_count=5,
+    )
+
+    async def scenario() -> None:
+        world = World()
+        await world.does(CREATE, ENABLE_ALL)
+        world.tracer.totals_by_channel = {
+            "channel0": ChannelTotals(packet_count=2, recorded_bytes=8192, discarded_event_count=1, streams=[stream]),
+            "forgotten": ChannelTotals(packet_count=1, unwritten_packet_count=5),
+        }
+        world.tracer.streaming_info = control.StreamingInfo(
+            is_connected=True, trouble=None, sent_packet_count=2, sent_bytes=8192
+        )
+        details = await world.does(control.DescribeSession("s"))
+        assert details.sums == control.SessionSums(
+            recorded_packet_count=3, recorded_bytes=8192, discarded_event_count=1, unwritten_packet_count=5
+        )
+        assert details.streaming == world.tracer.streaming_info
+        assert details.domains[0].channels[0].streams == ()
+        details = await world.does(control.DescribeSession("s", has_streams=True))
+        assert details.domains[0].channels[0].streams == (stream,)
 
     asyncio.run(scenario())
 

@@ -8,6 +8,7 @@ from tracefleet_cli import exit_status, session_text
 from tracefleet_cli.domains import JUL, KERNEL, LOG4J, PYTHON, UNSUPPORTED_DOMAINS, USER_SPACE
 from tracefleet_cli.error_texts import text_of
 from tracefleet_cli.general_options import HELP, JSON, LIST_OPTIONS
+from tracefleet_cli.streaming_text import streaming_text
 from tracefleet_common.errors import ErrorCode, TracefleetError
 from tracefleet_common.model.event_rules import Domain
 from tracefleet_common.options import Option, Parsed
@@ -58,13 +59,15 @@ def list_session(context: Context, name: str, parsed: Parsed) -> int:
     """List one session in full, or what the options say of it."""
     terminal = context.terminal
     try:
-        details = context.client().describe_session(name)
+        details = context.client().describe_session(name, has_streams=context.settings.is_json)
     except TracefleetError as error:
         if error.code != ErrorCode.SESSION_NOT_FOUND:
             raise
         terminal.error(f"Session '{name}' not found", error)
         return exit_status.ERROR
     terminal.message(session_text.session_heading(details.session))
+    if details.streaming is not None:
+        terminal.message(streaming_text(details.streaming))
     channel = parsed.value("channel")
     if parsed.has("domain"):
         terminal.message(session_text.domains_text(details.domains))

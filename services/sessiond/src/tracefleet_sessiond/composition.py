@@ -10,7 +10,7 @@ import resource
 from collections.abc import Callable
 
 import tracefleet_common
-from tracefleet_common.messages.sessiond_control import DaemonInfo, SessiondRequest
+from tracefleet_common.messages.sessiond_control import ConsumerSockets, DaemonInfo, SessiondRequest
 from tracefleet_common.runtime.signals import stop_requested
 from tracefleet_common.transport.control_server import ControlServer
 from tracefleet_common.transport.health_socket import HealthSocket
@@ -65,6 +65,16 @@ async def run(settings: Settings, run_directory: RunDirectory, on_ready: Callabl
             program_count=tracer.program_count(),
             session_count=len(sessions),
             consumers=tracer.consumers(),
+            application_socket=settings.application_socket,
+            health_socket=settings.health_socket,
+            consumer_sockets=(
+                ConsumerSockets(
+                    bits_per_word=settings.consumer64.bits_per_word,
+                    command=settings.consumer64.command_socket,
+                    descriptors=settings.consumer64.descriptor_socket,
+                    health=settings.consumer64.health_socket,
+                ),
+            ),
         )
 
     commands = SessionCommands(Sessions(SystemWallClock(), SystemUsers()), tracer, describe_daemon)

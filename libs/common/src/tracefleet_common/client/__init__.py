@@ -1,6 +1,7 @@
 """Typed clients of the session daemon: `Client` for plain programs, `AsyncClient` for event loops.
 
-Both are imported when first asked for: a program that uses one does not pay for the other.
+`RelayClient` asks a relay daemon how it is. They are imported when first asked for: a program that uses one does not
+pay for the others.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracefleet_common.client.asynchronous import AsyncClient
     from tracefleet_common.client.plain import Client
+    from tracefleet_common.client.relay import RelayClient
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "RelayClient"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> object:
         from tracefleet_common.client.asynchronous import AsyncClient
 
         return AsyncClient
+    if name == "RelayClient":
+        from tracefleet_common.client.relay import RelayClient
+
+        return RelayClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from tracefleet_common.client.asynchronous import AsyncClient
-    from tracefleet_common.client.plain import Client
+    from tracefleet_common.client.plain import Connection
 
 Arguments = ParamSpec("Arguments")
 Reply = TypeVar("Reply")
@@ -56,7 +56,7 @@ class Command(Generic[Arguments, Reply]):
         self._deadline_s = deadline_s
 
     @overload
-    def __get__(self, client: Client, owner: type[Client]) -> Callable[Arguments, Reply]: ...
+    def __get__(self, client: Connection, owner: type[Connection]) -> Callable[Arguments, Reply]: ...
     @overload
     def __get__(self, client: AsyncClient, owner: type[AsyncClient]) -> Callable[Arguments, Awaitable[Reply]]: ...
 

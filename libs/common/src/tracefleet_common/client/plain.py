@@ -1,4 +1,4 @@
-"""The blocking client of a session daemon: no event loop, no libzmq, ready in milliseconds."""
+"""The blocking client of a daemon: no event loop, no libzmq, ready in milliseconds."""
 
 from __future__ import annotations
 
@@ -22,28 +22,19 @@ CONNECT_DEADLINE_S = 5.0
 HELLO_REQUEST_ID = 1
 
 
-class Client(SessiondCommands):
-    """A connection to one session daemon.
+class Connection:
+    """A connection to the first daemon of these addresses that is there.
 
-    `address`: where to; None: the daemon that serves the caller (see run_directory). `deadline_s` replaces
-    the deadlines of the commands. The hello travels with the first request: what is wrong with the peer shows
-    when it is first asked.
+    `deadline_s` replaces the deadlines of the commands. The hello travels with the first request: what is wrong
+    with the peer shows when it is first asked.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        tracing_group: str = DEFAULT_TRACING_GROUP,
-        deadline_s: float | None = None,
-        software: str = SOFTWARE,
-    ) -> None:
+    def __init__(self, addresses: tuple[str, ...], deadline_s: float | None, software: str) -> None:
         self._deadline_s = deadline_s
         self._software = software
         self._request_id = HELLO_REQUEST_ID
         self._peer: HelloReply | None = None
-        addresses = candidate_addresses(tracing_group) if address is None else (address,)
-        self.link = _first_that_answers(addresses)
+        self.link = _first_that_answers(addresses, min(CONNECT_DEADLINE_S, deadline_s or CONNECT_DEADLINE_S))
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +52,7 @@ class Client(SessiondCommands):
         self.link.close()
 
     def ask(self, request: msgspec.Struct, reply: type[Reply], deadline_s: float) -> Reply:
-        """Send one request and wait for its reply. Raises what SessiondCommands says."""
+        """Send one request and wait for its reply. Raises the daemon's TracefleetError, or TransportError."""
         deadline_s = self._deadline_s or deadline_s
         deadline_ms = min(max(1, int(deadline_s * 1000)), frames.DEADLINE_MS_MAX)
         self._request_id += 1
@@ -93,14 +84,31 @@ class Client(SessiondCommands):
             return cast(Reply, decoded)
 
 
-def _first_that_answers(addresses: tuple[str, ...]) -> ZmtpClient:
+class Client(Connection, SessiondCommands):
+    """A connection to one session daemon.
+
+    `address`: where to; None: the daemon that serves the caller (see run_directory).
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        tracing_group: str = DEFAULT_TRACING_GROUP,
+        deadline_s: float | None = None,
+        software: str = SOFTWARE,
+    ) -> None:
+        super().__init__(candidate_addresses(tracing_group) if address is None else (address,), deadline_s, software)
+
+
+def _first_that_answers(addresses: tuple[str, ...], deadline_s: float) -> ZmtpClient:
     for address in addresses[:-1]:
         try:
-            return _connect(address)
+            return _connect(address, deadline_s)
         except TransportError:
             continue  # the global daemon is away: the caller's own may be there
-    return _connect(addresses[-1])
+    return _connect(addresses[-1], deadline_s)
 
 
-def _connect(address: str) -> ZmtpClient:
-    return ZmtpClient(address, connect_deadline_s=CONNECT_DEADLINE_S, message_size_bytes_max=FRAME_SIZE_BYTES_MAX)
+def _connect(address: str, deadline_s: float) -> ZmtpClient:
+    return ZmtpClient(address, connect_deadline_s=deadline_s, message_size_bytes_max=FRAME_SIZE_BYTES_MAX)

@@ -43,12 +43,26 @@ def candidate_addresses(tracing_group: str = DEFAULT_TRACING_GROUP) -> tuple[str
     address = os.environ.get(ADDRESS_VARIABLE)
     if address:
         return (address,)
+    return tuple(map(bus_address, candidate_run_directories(tracing_group)))
+
+
+def candidate_run_directories(tracing_group: str = DEFAULT_TRACING_GROUP) -> tuple[str, ...]:
+    """Run directories of daemons that the caller may ask, in the order of `candidate_addresses`."""
     if os.geteuid() == 0:
-        return (bus_address(GLOBAL_RUN_DIRECTORY),)
-    own = bus_address(user_run_directory())
+        return (GLOBAL_RUN_DIRECTORY,)
     if is_in_group(tracing_group):
-        return (bus_address(GLOBAL_RUN_DIRECTORY), own)
-    return (own,)
+        return (GLOBAL_RUN_DIRECTORY, user_run_directory())
+    return (user_run_directory(),)
+
+
+def relay_bus_sockets(run_directory: str) -> list[str]:
+    """The bus sockets of relay daemons there, also those that killed ones left."""
+    directory = f"{run_directory}/relayd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    return [f"{directory}/{name}" for name in sorted(names) if name.startswith("bus-")]
 
 
 def is_in_group(name: str) -> bool:

@@ -83,9 +83,10 @@ class ListSessions(msgspec.Struct, frozen=True, tag="list-sessions"):
 
 
 class DescribeSession(msgspec.Struct, frozen=True, tag="describe-session"):
-    """Reply: SessionDetails."""
+    """Reply: SessionDetails. With `has_streams`, also the books of every stream, of which there may be thousands."""
 
     session: str
+    has_streams: bool = False
 
 
 class ListTracepoints(msgspec.Struct, frozen=True, kw_only=True, tag="list-tracepoints"):
@@ -142,6 +143,18 @@ class EventRuleInfo(msgspec.Struct, frozen=True, kw_only=True):
     is_enabled: bool
 
 
+class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The books of one stream: a channel's packets from one CPU, in one trace. Counts are cumulative."""
+
+    trace: str  # below the session's output, as ust/uid/0/64-bit
+    cpu: int
+    recorded_packet_count: int
+    recorded_bytes: int
+    discarded_event_count: int
+    lost_packet_count: int
+    unwritten_packet_count: int  # complete ones that wait, because they cannot be written or sent
+
+
 class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True, tag="channel"):
     """One channel: every attribute settled (no None left in `attributes`), and its books."""
 
@@ -158,6 +171,9 @@ class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True, tag="channel"):
     buffer_usage_lowest_bytes: int | None = None
     buffer_usage_highest_bytes: int | None = None
     error: str | None = None  # why it does not record as it should now, for example: the disk is full
+    unwritten_packet_count: int = 0  # complete ones that wait, because they cannot be written or sent
+    # Those whose buffers are open, by trace and CPU. Empty when they were not asked for.
+    streams: tuple[StreamInfo, ...] = ()
 
 
 class DomainInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,11 +184,42 @@ class DomainInfo(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[ChannelInfo, ...]
 
 
+class SessionSums(msgspec.Struct, frozen=True, kw_only=True):
+    """The books of a session: those of its channels, added up."""
+
+    recorded_packet_count: int = 0
+    recorded_bytes: int = 0
+    discarded_event_count: int = 0
+    lost_packet_count: int = 0
+    unwritten_packet_count: int = 0
+
+
+class StreamingInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the way to the relay daemon is, and what went there: data packets, cumulative, with their padding.
+
+    `acknowledged_*` are None with LTTng's protocol, which knows none: what was sent and then lost is not known. With
+    ours, what was sent and is neither acknowledged nor in the spool is under way, and still in the ring buffers.
+    """
+
+    is_connected: bool
+    trouble: str | None  # why it is not as it should be; None when all is well
+    sent_packet_count: int
+    sent_bytes: int
+    acknowledged_packet_count: int | None = None
+    acknowledged_bytes: int | None = None
+    resent_packet_count: int = 0
+    reconnect_count: int = 0
+    spooled_packet_count: int = 0  # in the spool now: safe on this host, and not at the relay daemon
+    spooled_bytes: int = 0
+
+
 class SessionDetails(msgspec.Struct, frozen=True, kw_only=True, tag="session-details"):
     """Everything about a session."""
 
     session: SessionInfo
     domains: tuple[DomainInfo, ...]
+    sums: SessionSums = SessionSums()
+    streaming: StreamingInfo | None = None  # None: it is not streamed, or was not connected yet
 
 
 class SessionStarted(msgspec.Struct, frozen=True, kw_only=True, tag="session-started"):
@@ -250,6 +297,15 @@ class TracepointList(msgspec.Struct, frozen=True, tag="tracepoint-list"):
     programs: tuple[ProgramInfo, ...]
 
 
+class ConsumerSockets(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a consumer daemon listens when it runs. Paths are absolute."""
+
+    bits_per_word: int
+    command: str
+    descriptors: str
+    health: str
+
+
 class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True, tag="daemon"):
     """Who answers. `consumers`: one line per consumer daemon, for example "ust64: pid 12, connected"."""
 
@@ -260,6 +316,9 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True, tag="daemon"):
     program_count: int
     session_count: int
     consumers: tuple[str, ...]
+    application_socket: str = ""  # where programs register; absolute
+    health_socket: str = ""  # of LTTng's health check
+    consumer_sockets: tuple[ConsumerSockets, ...] = ()
 
 
 SessiondReply = (

@@ -48,6 +48,7 @@ class StatusSockets:
     async def open(self) -> None:
         """Make the run directory and the sockets, and answer. Call it when all ports listen. TracefleetError."""
         _make_run_directory(self._settings)
+        _tidy_up(self._settings.relay_directory)
         for path in (self._bus_socket, self._health_socket):
             _make_way(path)
         self._bus = ControlServer([f"ipc://{self._bus_socket}"], RelaydRequest, self._handle, software=SOFTWARE)
@@ -96,6 +97,19 @@ def _make_run_directory(settings: Settings) -> None:
         except OSError as error:
             raise TracefleetError(f"Cannot make the run directory {path}: {error.strerror}") from None
         _give(path, settings)
+
+
+def _tidy_up(directory: str) -> None:
+    """Remove the sockets of relay daemons that were killed: else a health check goes on to miss them."""
+    for name in os.listdir(directory):
+        kind, _, pid = name.partition("-")
+        path = f"{directory}/{name}"
+        if kind not in ("bus", "health") or not pid.isdecimal() or os.path.exists(f"/proc/{pid}"):
+            continue
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)
 
 
 def _give(path: str, settings: Settings) -> None:

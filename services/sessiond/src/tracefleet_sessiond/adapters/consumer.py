@@ -131,10 +131,12 @@ class Consumer:
             except TracefleetError as error:
                 log.warning("Repairs must do without %d record layouts: reason=%s", len(layouts), error)
 
-    async def channel_states(self, body: msgspec.Struct) -> tuple[control.ChannelState, ...]:
+    async def channel_states(
+        self, body: msgspec.Struct, deadline_s: float = DRAIN_DEADLINE_S
+    ) -> tuple[control.ChannelState, ...]:
         """The reply to one of the requests that are answered with ChannelsDrained."""
         await self._tell_record_layouts()
-        reply: control.ChannelsDrained = await self.request(body, deadline_s=DRAIN_DEADLINE_S)
+        reply: control.ChannelsDrained = await self.request(body, deadline_s=deadline_s)
         return reply.channels
 
     def _is_there(self) -> bool:

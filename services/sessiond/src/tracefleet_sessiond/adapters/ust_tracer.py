@@ -11,13 +11,20 @@ import secrets
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from tracefleet_common.codecs import ust_commands
 from tracefleet_common.codecs.tsdl import ClockDescription
 from tracefleet_common.codecs.ust_commands import AppError, UstCode
 from tracefleet_common.errors import ErrorCode, ResourceExhausted, TracefleetError, TransportError
 from tracefleet_common.messages import consumerd_control as control
-from tracefleet_common.messages.sessiond_control import FieldInfo, ProgramInfo, TracepointInfo
+from tracefleet_common.messages.sessiond_control import (
+    FieldInfo,
+    ProgramInfo,
+    StreamInfo,
+    StreamingInfo,
+    TracepointInfo,
+)
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes
 from tracefleet_sessiond.adapters.app_listener import Arrival
 from tracefleet_sessiond.adapters.app_session import AppSession
@@ -33,6 +40,7 @@ log = logging.getLogger("tracefleet.sessiond.ust")
 
 # A relay daemon may be slow, and the consumer daemon waits for it; it answers itself within this time.
 RELAY_DEADLINE_S = 45.0
+SAMPLE_DEADLINE_S = 10.0  # nothing is waited for there; a person waits here
 SHARED_MEMORY_PATH = "/dev/shm"
 TRACEPOINT_COUNT_MAX = 100_000  # of one program; a list without end must not fill our memory
 
@@ -45,6 +53,18 @@ def _add(totals: ChannelTotals, state: control.ChannelState) -> None:
         totals.lost_packet_count += stream.lost_packet_count
         totals.unwritten_packet_count += stream.unwritten_packet_count
     totals.error = state.error or totals.error
+
+
+def _stream_info(trace: str, books: control.StreamBooks) -> StreamInfo:
+    return StreamInfo(
+        trace=trace,
+        cpu=books.cpu,
+        recorded_packet_count=books.packet_count,
+        recorded_bytes=books.bytes,
+        discarded_event_count=books.discarded_event_count,
+        lost_packet_count=books.lost_packet_count,
+        unwritten_packet_count=books.unwritten_packet_count,
+    )
 
 
 def _add_usage(totals: ChannelTotals, sample: control.BufferSample | None) -> None:
@@ -327,22 +347,39 @@ class UstTracer:
         traces = self._traces.get(session)
         if traces is None:
             return {}
-        totals = {name: ChannelTotals(**vars(closed)) for name, closed in traces.closed_totals.items()}
-        channels = [channel for registry in traces.registries.values() for channel in registry.channels.values()]
-        usages = {key: sample for registry in traces.registries.values() for key, sample in registry.usages.items()}
+        totals = {name: replace(closed, streams=[]) for name, closed in traces.closed_totals.items()}
+        registries = list(traces.registries.values())
+        channels = [(registry.relative_path, each) for registry in registries for each in registry.channels.values()]
+        usages = {key: sample for registry in registries for key, sample in registry.usages.items()}
         if channels:
+            keys = tuple(channel.channel_key for _, channel in channels)
             try:
-                states = await self._consumer.channel_states(
-                    control.SampleChannels(tuple(channel.channel_key for channel in channels))
-                )
+                states = await self._consumer.channel_states(control.SampleChannels(keys), SAMPLE_DEADLINE_S)
             except TracefleetError as error:
-                for channel in channels:
+                for _, channel in channels:
                     totals.setdefault(channel.channel.name, ChannelTotals()).error = str(error)
             else:
-                for channel, state in zip(channels, states, strict=True):
-                    _add(totals.setdefault(channel.channel.name, ChannelTotals()), state)
-                    _add_usage(totals[channel.channel.name], usages.get(state.channel_key))
+                for (trace, channel), state in zip(channels, states, strict=True):
+                    total = totals.setdefault(channel.channel.name, ChannelTotals())
+                    _add(total, state)
+                    _add_usage(total, usages.get(state.channel_key))
+                    total.streams += (_stream_info(trace, books) for books in state.streams)
         return totals
+
+    async def streaming(self, session: RecordingSession) -> StreamingInfo | None:
+        """What the consumer daemon knows of the relay daemon; None: it is not to be asked, or does not know."""
+        relay_key = self._relay_key(session)
+        if relay_key is None:
+            return None
+        request = control.SampleRelaySessions((relay_key,))
+        try:
+            sampled: control.RelaySessionsSampled = await self._consumer.request(request, deadline_s=SAMPLE_DEADLINE_S)
+        except TracefleetError as error:
+            log.warning("Cannot tell how a session is streamed: session=%s, reason=%s", session.name, error)
+            return None
+        for state in sampled.sessions:
+            return StreamingInfo(**{name: getattr(state, name) for name in StreamingInfo.__struct_fields__})
+        return None
 
     def forget(self, session: RecordingSession) -> None:
         """The session was destroyed and its last books were read."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from tracefleet_common.messages.sessiond_control import ProgramInfo
+from tracefleet_common.messages.sessiond_control import ProgramInfo, StreamInfo, StreamingInfo
 from tracefleet_common.model.event_rules import ChannelAttributes
 from tracefleet_sessiond.domain.session import RecordingSession
 
@@ -31,6 +31,7 @@ class ChannelTotals:
     lowest_usage_bytes: int | None = None
     highest_usage_bytes: int | None = None
     error: str | None = None
+    streams: list[StreamInfo] = field(default_factory=list)  # those whose buffers are open
 
 
 class Tracer(Protocol):
@@ -68,6 +69,9 @@ class Tracer(Protocol):
 
     async def totals(self, session: RecordingSession) -> dict[str, ChannelTotals]:
         """The books by channel name; a channel without buffers has none."""
+
+    async def streaming(self, session: RecordingSession) -> StreamingInfo | None:
+        """How the way to the session's relay daemon is; None: it has none, or nobody connected yet."""
 
     def forget(self, session: RecordingSession) -> None:
         """The session was destroyed and its last books were read."""

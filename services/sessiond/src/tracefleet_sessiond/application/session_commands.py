@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -155,6 +155,7 @@ class SessionCommands:
     async def _describe_session(self, request: control.DescribeSession, caller: Caller) -> msgspec.Struct:
         session = self._sessions.get(request.session, caller)
         domains: tuple[control.DomainInfo, ...] = ()
+        totals: dict[str, ChannelTotals] = {}
         if session.channels:
             totals = await self._tracer.totals(session)
             domains = (
@@ -162,12 +163,19 @@ class SessionCommands:
                     domain=Domain.USER_SPACE,
                     buffer_ownership=session.buffer_ownership or BufferOwnership.PER_USER,
                     channels=tuple(
-                        _channel_info(channel, totals.get(channel.name, ChannelTotals()))
+                        _channel_info(
+                            channel, totals.get(channel.name, ChannelTotals()), has_streams=request.has_streams
+                        )
                         for channel in session.channels.values()
                     ),
                 ),
             )
-        return control.SessionDetails(session=_session_info(session), domains=domains)
+        return control.SessionDetails(
+            session=_session_info(session),
+            domains=domains,
+            sums=_session_sums(totals.values()),
+            streaming=await self._tracer.streaming(session),
+        )
 
     # ---- channels ----
 
@@ -258,7 +266,18 @@ def _session_info(session: RecordingSession) -> control.SessionInfo:
     )
 
 
-def _channel_info(channel: Channel, totals: ChannelTotals) -> control.ChannelInfo:
+def _session_sums(totals: Iterable[ChannelTotals]) -> control.SessionSums:
+    totals = list(totals)
+    return control.SessionSums(
+        recorded_packet_count=sum(total.packet_count for total in totals),
+        recorded_bytes=sum(total.recorded_bytes for total in totals),
+        discarded_event_count=sum(total.discarded_event_count for total in totals),
+        lost_packet_count=sum(total.lost_packet_count for total in totals),
+        unwritten_packet_count=sum(total.unwritten_packet_count for total in totals),
+    )
+
+
+def _channel_info(channel: Channel, totals: ChannelTotals, *, has_streams: bool = False) -> control.ChannelInfo:
     return control.ChannelInfo(
         name=channel.name,
         is_enabled=channel.is_enabled,
@@ -273,6 +292,8 @@ def _channel_info(channel: Channel, totals: ChannelTotals) -> control.ChannelInf
         buffer_usage_lowest_bytes=totals.lowest_usage_bytes,
         buffer_usage_highest_bytes=totals.highest_usage_bytes,
         error=channel.error or totals.error,
+        unwritten_packet_count=totals.unwritten_packet_count,
+        streams=tuple(totals.streams) if has_streams else (),
     )
 
 

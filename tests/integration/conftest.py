@@ -56,6 +56,13 @@ def make_fleet(request: pytest.FixtureRequest, _programs: None) -> Iterator[Call
 
 
 @pytest.fixture
+def show_logs_of(request: pytest.FixtureRequest) -> Callable[[Fleet], None]:
+    """Puts the logs of a fleet that outlives the test into the report when it fails."""
+    fleets: list[Fleet] = request.node.stash.setdefault(FLEETS, [])
+    return fleets.append
+
+
+@pytest.fixture
 def make_link(make_fleet: Callable[..., Fleet]) -> Iterator[Callable[..., Link]]:
     """Joins the worlds of two fleets (arguments as `Link`); the links end with the test, before the worlds."""
     links: list[Link] = []

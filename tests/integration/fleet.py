@@ -215,6 +215,12 @@ class Fleet:
         self._programs.append(program)
         return program.started()
 
+    def end_programs(self) -> None:
+        """End those that still run."""
+        for program in self._programs:
+            program.kill()
+        self._programs.clear()
+
     def registered_pids(self) -> set[int]:
         """Pids of the programs that the session daemon knows."""
         result = self.run("list", "-u", is_checked=False)

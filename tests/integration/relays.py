@@ -23,6 +23,7 @@ from tracefleet_common.codecs.lttng_live_replies import ReplyDecoder
 from tracefleet_common.codecs.lttng_live_requests import encode_request
 
 LIVE_PORT = 5344
+URL = "net://localhost"  # of a relay daemon in the same world
 HOST_NAME = os.uname().nodename
 LISTENING = "0A"  # state of a socket in /proc/net/tcp
 NUMBERED = re.compile(r"tf_emit:numbered:.*\{ pid = (\d+), thread = (\d+), number = (\d+)")
@@ -64,6 +65,12 @@ class Relay:
         wait_until(lambda: self.process.poll() is not None or is_listening(self.world, LIVE_PORT), "a relay daemon")
         assert self.process.poll() is None, f"the relay daemon ended at once:\n{self.log.read_text()}"
 
+    def session_directory(self, session: str = "s1") -> Path:
+        """The only directory of a session below the output directory."""
+        found = list((self.output / HOST_NAME).glob(f"{session}-*"))
+        assert len(found) == 1, found
+        return found[0]
+
     def stop(self) -> int:
         """Orderly stop; the exit status."""
         self.process.send_signal(signal.SIGTERM)
@@ -72,6 +79,25 @@ class Relay:
     def memory_bytes(self) -> int:
         """What the process holds in memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def create_streamed(
+    fleet: Fleet,
+    session: str = "s1",
+    *options: str,
+    channel: tuple[str, ...] = (),
+    rule: str = "tf_emit:*",
+    url: str = URL,
+    is_started: bool = True,
+) -> None:
+    """A session that streams to a relay daemon. `channel`: as for `Fleet.record`."""
+    fleet.run("create", session, f"--set-url={url}", *options)
+    if channel:
+        fleet.run("enable-channel", "-u", "-s", session, *channel)
+    into = ("-c", channel[-1]) if channel else ()
+    fleet.run("enable-event", "-u", "-s", session, rule, *into)
+    if is_started:
+        fleet.run("start", session)
 
 
 def is_listening(world: World, port: int) -> bool:
@@ -168,6 +194,17 @@ class RawViewer:
         return True
 
 
+def wait_attached(world: World, session: str, count: int = 1) -> None:
+    """Until so many viewers have attached a live session of the relay daemon in this world."""
+    with RawViewer(world).begin() as lister:
+
+        def is_so() -> bool:
+            found = lister.sessions().get(session)
+            return found is not None and found.viewer_count == count
+
+        wait_until(is_so, f"{count} viewers of {session}")
+
+
 class LiveViewer:
     """babeltrace2 on a live session, writing each event as a line.
 
@@ -181,7 +218,7 @@ class LiveViewer:
         url = f"net://localhost/host/{HOST_NAME}/{session}"
         with self.log.open("wb") as stdout, self.error_log.open("wb") as stderr:
             self.process = world.popen(
-                ["stdbuf", "-oL", "babeltrace2", *source, url],
+                ["stdbuf", "-oL", "babeltrace2", "--no-delta", *source, url],
                 stdout=stdout.fileno(),
                 stderr=stderr.fileno(),
             )

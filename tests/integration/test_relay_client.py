@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from deadlines import wait_until
 from fleet import OURS, Fleet, has_genuine
-from relays import GENUINE_RELAY, HOST_NAME, OUR_RELAY, LiveViewer, Relay, RelayKind
+from relays import GENUINE_RELAY, HOST_NAME, OUR_RELAY, URL, LiveViewer, Relay, RelayKind, create_streamed
 from traces import packets_of
 from world import is_stopped
 
 RULE = "tf_emit:*"
-URL = "net://localhost"
 ROTATION_FAILED, NOT_CONNECTED = 141, 104
 CPU_COUNT = os.cpu_count() or 1
 PERIOD_US = 200_000
@@ -51,26 +50,9 @@ def relay(fleet: Fleet, kind: RelayKind) -> Relay:
     return Relay(fleet, kind=kind)
 
 
-def create(fleet: Fleet, session: str = "s1", *options: str, channel: tuple[str, ...] = ()) -> None:
-    """A session that streams to the relay daemon of this world, started."""
-    fleet.run("create", session, f"--set-url={URL}", *options)
-    if channel:
-        fleet.run("enable-channel", "-u", "-s", session, *channel)
-    into = ("-c", channel[-1]) if channel else ()
-    fleet.run("enable-event", "-u", "-s", session, RULE, *into)
-    fleet.run("start", session)
-
-
-def directory_of(relay: Relay, session: str = "s1") -> Path:
-    """The only directory of a session below the relay daemon's output."""
-    found = list((relay.output / HOST_NAME).glob(f"{session}-*"))
-    assert len(found) == 1, found
-    return found[0]
-
-
 def streams_of(relay: Relay, session: str = "s1", channel: str = "channel0") -> list[Path]:
     """The data files of a channel, one per CPU."""
-    found = [path for path in directory_of(relay, session).rglob(f"{channel}_*") if path.suffix == ""]
+    found = [path for path in relay.session_directory(session).rglob(f"{channel}_*") if path.suffix == ""]
     assert found
     return found
 
@@ -83,57 +65,16 @@ def verify(fleet: Fleet, directory: Path, *options: str) -> None:
 # ---- what is kept ----
 
 
-def test_trace_holds_what_was_emitted(fleet: Fleet, relay: Relay) -> None:
-    program = fleet.program()
-    create(fleet)
-    program.emit(10_000)
-    stopped = fleet.stop()
-    assert "Warning" not in stopped.stderr, stopped
-    assert fleet.read(directory_of(relay)).numbers() == list(range(10_000))
-    fleet.run("start", "s1")
-    program.emit(10)
-    fleet.destroy()
-    assert fleet.read(directory_of(relay)).numbers() == list(range(10_010))
-    verify(fleet, directory_of(relay))
-
-
-@pytest.mark.parametrize("mode", ["--discard", "--overwrite"])
-@pytest.mark.parametrize("buffers", ["--buffers-uid", "--buffers-pid"])
-def test_several_programs_and_channels(fleet: Fleet, relay: Relay, buffers: str, mode: str) -> None:
-    first = fleet.program()
-    fleet.run("create", "s1", f"--set-url={URL}/sub/dir")
-    fleet.run("enable-channel", "-u", buffers, mode, "--subbuf-size=4096", "--num-subbuf=64", "small")
-    fleet.run("enable-channel", "-u", buffers, mode, "big")
-    for channel in ("small", "big"):
-        fleet.run("enable-event", "-u", RULE, "-c", channel)
-    fleet.run("start")
-    second = fleet.program()
-    pids = (first.pid, second.pid)
-    for program in (first, second):
-        program.emit(500)
-    assert second.end() == 0
-    first.emit(500)
-    fleet.stop()
-    fleet.destroy()
-    directory = relay.output / HOST_NAME / "sub" / "dir"
-    reading = fleet.read(directory)
-    for pid, count in zip(pids, (1000, 500), strict=True):
-        for channel in ("small", "big"):
-            numbers = [event["number"] for event in reading.events if event.channel == channel and event["pid"] == pid]
-            assert sorted(numbers) == list(range(count))
-    verify(fleet, directory)
-
-
 def test_files_are_those_that_a_local_session_writes(fleet: Fleet, relay: Relay) -> None:
     local = fleet.record(RULE, session="here", is_started=False)
-    create(fleet, "there")
+    create_streamed(fleet, "there", url=f"{URL}/sub/dir")
     fleet.run("start", "here")
     program = fleet.program()
     for cpu in range(CPU_COUNT):
         program.ask(f"cpu {cpu}")
         program.emit(100)
     fleet.run("destroy", "-a")
-    remote = directory_of(relay, "there")
+    remote = relay.output / HOST_NAME / "sub" / "dir"
     kept = {path.relative_to(remote) for path in remote.rglob("*") if path.is_file()}
     assert kept == {path.relative_to(local) for path in local.rglob("*") if path.is_file()}
     for path in kept:
@@ -143,29 +84,15 @@ def test_files_are_those_that_a_local_session_writes(fleet: Fleet, relay: Relay)
     assert fleet.read(remote).numbers() == fleet.read(local).numbers()
 
 
-@pytest.mark.parametrize("count", ["--tracefile-count=2", "--tracefile-count=0"])
-def test_trace_files_are_limited_where_the_relay_daemon_can(fleet: Fleet, relay: Relay, count: str) -> None:
+def test_trace_files_are_limited_where_the_relay_daemon_can(fleet: Fleet, relay: Relay) -> None:
     """lttng-relayd 2.13 dies of a size without a count, so it is not told of one."""
     program = fleet.program()
-    create(fleet, channel=("--subbuf-size=4096", "--num-subbuf=64", "--tracefile-size=8192", count, "ch"))
+    create_streamed(fleet, channel=("--subbuf-size=4096", "--num-subbuf=64", "--tracefile-size=8192", "ch"))
     program.ask("cpu 0")
     program.emit(2000)
     fleet.destroy()
     assert relay.process.poll() is None
-    numbers = fleet.read(directory_of(relay)).numbers()
-    assert numbers[-1] == 1999
-    if count.endswith("2"):
-        assert len(list(directory_of(relay).rglob("ch_0_*"))) == 4  # with the index files
-        assert len(numbers) < 2000
-    else:
-        assert numbers == list(range(2000))
-
-
-def test_under_load_nothing_is_lost_in_silence(fleet: Fleet, relay: Relay) -> None:
-    create(fleet, channel=("--subbuf-size=16384", "--num-subbuf=4", "ch"))
-    emitted = fleet.program().ask("threads 4 100000")
-    fleet.destroy()
-    verify(fleet, directory_of(relay), f"--emitted={emitted}")
+    assert fleet.read(relay.session_directory()).numbers() == list(range(2000))
 
 
 # ---- live ----
@@ -194,7 +121,7 @@ def test_events_are_seen_while_they_come(fleet: Fleet, relay: Relay) -> None:
     fleet.destroy()
     assert viewer.numbers() == list(range(10 * CPU_COUNT + 6))
     viewer.interrupt()
-    assert fleet.read(directory_of(relay)).numbers() == list(range(10 * CPU_COUNT + 6))
+    assert fleet.read(relay.session_directory()).numbers() == list(range(10 * CPU_COUNT + 6))
 
 
 def test_new_events_and_programs_are_described_before_they_are_seen(fleet: Fleet, relay: Relay) -> None:
@@ -230,12 +157,12 @@ def test_no_relay_daemon(fleet: Fleet) -> None:
     fleet.run("start", "s1")
     fleet.program().emit(3)
     fleet.destroy()
-    assert fleet.read(directory_of(relay)).numbers() == [0, 1, 2]
+    assert fleet.read(relay.session_directory()).numbers() == [0, 1, 2]
 
 
 def test_a_relay_daemon_that_is_killed(fleet: Fleet, relay: Relay, kind: RelayKind) -> None:
     local = fleet.record(RULE, session="here")
-    create(fleet)
+    create_streamed(fleet)
     program = fleet.program()
     program.emit(1000)
     relay.process.kill()
@@ -252,17 +179,17 @@ def test_a_relay_daemon_that_is_killed(fleet: Fleet, relay: Relay, kind: RelayKi
     fleet.destroy("here")
     assert fleet.read(local).numbers() == list(range(2000))
     again = Relay(fleet, kind=kind)
-    create(fleet, "s2")
+    create_streamed(fleet, "s2")
     program.emit(5)
     fleet.destroy("s2")
-    assert fleet.read(directory_of(again, "s2")).numbers() == list(range(2000, 2005))
+    assert fleet.read(again.session_directory("s2")).numbers() == list(range(2000, 2005))
 
 
 @pytest.mark.parametrize("mode", ["--discard", "--overwrite"])
 def test_a_relay_daemon_that_stops_reading_stalls_nobody(fleet: Fleet, relay: Relay, mode: str) -> None:
     """Its packets stay in the buffers, what finds no room is counted, and all goes on when it reads again."""
     local = fleet.record(RULE, session="here")
-    create(fleet, channel=(mode, "--subbuf-size=65536", "--num-subbuf=4", "ch"))
+    create_streamed(fleet, channel=(mode, "--subbuf-size=65536", "--num-subbuf=4", "ch"))
     program = fleet.program()
     program.emit(10)
     os.kill(relay.pid, signal.SIGSTOP)
@@ -282,19 +209,19 @@ def test_a_relay_daemon_that_stops_reading_stalls_nobody(fleet: Fleet, relay: Re
     fleet.stop()
     discarded, lost = fleet.books("s1", "ch")
     assert discarded + lost > 0
-    directory = directory_of(relay)
+    directory = relay.session_directory()
     assert fleet.read(directory).numbers()[-10:] == list(range(2010, 2020))
     fleet.destroy()
     verify(fleet, directory, f"--lost-packets={lost}", *([f"--emitted={emitted}"] if mode == "--discard" else []))
 
 
 def test_a_consumer_daemon_that_is_told_to_end_sends_what_it_has(fleet: Fleet, relay: Relay) -> None:
-    create(fleet)
+    create_streamed(fleet)
     program = fleet.program()
     program.emit(1000)
     assert fleet.daemon is not None
     assert fleet.daemon.stop() == 0
-    assert fleet.read(directory_of(relay)).numbers() == list(range(1000))
+    assert fleet.read(relay.session_directory()).numbers() == list(range(1000))
 
 
 OTHER_MAJOR = """
@@ -338,7 +265,7 @@ def test_a_live_session_brings_its_relay_daemon(fleet: Fleet) -> None:
 
 
 def test_a_killed_session_daemon_leaves_a_whole_trace(fleet: Fleet, relay: Relay) -> None:
-    create(fleet)
+    create_streamed(fleet)
     program = fleet.program()
     program.emit(1000)
     assert fleet.daemon is not None
@@ -346,5 +273,5 @@ def test_a_killed_session_daemon_leaves_a_whole_trace(fleet: Fleet, relay: Relay
     for pid in fleet.consumer_pids():
         os.kill(pid, signal.SIGTERM)  # else it would wait for a session daemon to come back
     wait_until(lambda: not fleet.consumer_pids(), "the consumer daemon to send everything and end")
-    assert fleet.read(directory_of(relay)).numbers() == list(range(1000))
-    verify(fleet, directory_of(relay))
+    assert fleet.read(relay.session_directory()).numbers() == list(range(1000))
+    verify(fleet, relay.session_directory())

@@ -11,7 +11,7 @@ import pytest
 from deadlines import wait_until
 from fleet import GENUINE, Fleet, has_genuine
 from programs import BUILD_DIRECTORY
-from relays import LiveViewer, RawViewer, Relay
+from relays import LiveViewer, RawViewer, Relay, create_streamed, wait_attached
 from world import is_stopped
 
 from tracefleet_common.codecs import lttng_live as live
@@ -39,12 +39,9 @@ class Host:
 
     def session(self, name: str = SESSION, *channel_options: str, is_started: bool = True) -> None:
         """A live session with all events of the test program, known to the relay daemon."""
-        run = self.fleet.run
-        run("create", name, f"--live={PERIOD_US}", "--set-url=net://localhost")
-        run("enable-channel", "-u", "-s", name, *channel_options, "ch")
-        run("enable-event", "-u", "-s", name, "tf_emit:*", "-c", "ch")
-        if is_started:
-            run("start", name)
+        create_streamed(
+            self.fleet, name, f"--live={PERIOD_US}", channel=(*channel_options, "ch"), is_started=is_started
+        )
 
     def viewer(self, name: str = SESSION, *, is_patient: bool = False) -> LiveViewer:
         self._viewer_count += 1
@@ -54,14 +51,7 @@ class Host:
         return RawViewer(self.world).begin()
 
     def wait_attached(self, name: str = SESSION, count: int = 1) -> None:
-        """Until so many viewers have attached the session, and know its streams if there are some."""
-        with self.raw_viewer() as lister:
-
-            def is_so() -> bool:
-                session = lister.sessions().get(name)
-                return session is not None and session.viewer_count == count
-
-            wait_until(is_so, f"{count} viewers of {name}")
+        wait_attached(self.world, name, count)
 
     def session_id(self, name: str = SESSION) -> int:
         with self.raw_viewer() as lister:

@@ -70,6 +70,7 @@ class Reading:
     events: list[Event] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
     discarded_event_count: int = 0
+    discarded_events_by_channel: Counter[str] = field(default_factory=Counter)
     discarded_packet_count: int = 0
     has_unknown_loss: bool = False  # babeltrace2 knows of a loss, but not of how much
 
@@ -169,6 +170,7 @@ def read_trace(directory: Path) -> Reading:
                 )
             case "discarded-events":
                 reading.discarded_event_count += said["count"] or 0
+                reading.discarded_events_by_channel[channel_of(said["stream"])] += said["count"] or 0
                 reading.has_unknown_loss |= said["count"] is None
             case "discarded-packets":
                 reading.discarded_packet_count += said["count"] or 0
@@ -178,6 +180,13 @@ def read_trace(directory: Path) -> Reading:
 
 def read_events(directory: Path) -> list[Event]:
     return read_trace(directory).events
+
+
+def text_of(directory: Path) -> str:
+    """The event records below `directory` as babeltrace2 shows them, a line each, with absolute times only."""
+    reader = subprocess.run(["babeltrace2", "--no-delta", str(directory)], capture_output=True, text=True, timeout=120)
+    assert reader.returncode == 0, reader.stderr
+    return reader.stdout
 
 
 def warnings_of_babeltrace2(directory: Path) -> list[str]:

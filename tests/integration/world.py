@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import stat
@@ -187,7 +188,7 @@ class World:
                 process.stdin.write(input_text.encode())
                 process.stdin.close()
             try:
-                process.wait(deadline_s)
+                wait_end(process, deadline_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -262,6 +263,18 @@ class World:
                 assert pipe is not None
                 pipe.close()
             remove_tree(self.directory)
+
+
+def wait_end(process: subprocess.Popen[bytes], deadline_s: float) -> int:
+    """As `process.wait(deadline_s)`, which looks every 50 ms only."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(1000 * deadline_s)
+    finally:
+        os.close(descriptor)
+    return process.wait(0)
 
 
 def remove_tree(directory: Path) -> None:

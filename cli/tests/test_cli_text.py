@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tracefleet_cli import session_text, tracepoint_text
+from tracefleet_cli import relay_text, session_text, tracepoint_text
 from tracefleet_cli.session_books import loss_warning
+from tracefleet_cli.streaming_text import streaming_text
+from tracefleet_common.messages.relayd_control import RelayLoss, RelaySessionDetails, RelaySessionInfo, RelaySums
 from tracefleet_common.messages.sessiond_control import (
     ChannelBooks,
     ChannelInfo,
@@ -17,6 +19,7 @@ from tracefleet_common.messages.sessiond_control import (
     ProgramInfo,
     SessionDetails,
     SessionInfo,
+    StreamingInfo,
     TracepointInfo,
     TracepointList,
 )
@@ -187,3 +190,68 @@ def test_losses_are_summed_up(discarded: int, lost: int, warning: str | None) ->
     )
     found = loss_warning((books,))
     assert found == (None if warning is None else f"{warning} the documentation on channel configuration.")
+
+
+def test_a_way_that_is_well_takes_two_lines() -> None:
+    info = StreamingInfo(is_connected=True, trouble=None, sent_packet_count=3, sent_bytes=12288)
+    assert streaming_text(info) == "    Streaming: connected\n      Sent:         3 packets, 12288 bytes\n"
+
+
+def test_a_way_with_troubles_tells_them_all() -> None:
+    info = StreamingInfo(
+        is_connected=False,
+        trouble="the cable is out",
+        sent_packet_count=9,
+        sent_bytes=900,
+        acknowledged_packet_count=7,
+        acknowledged_bytes=700,
+        resent_packet_count=4,
+        reconnect_count=2,
+        spooled_packet_count=5,
+        spooled_bytes=500,
+    )
+    assert streaming_text(info).splitlines() == [
+        "    Streaming: not connected",
+        "      Error:        the cable is out",
+        "      Sent:         9 packets, 900 bytes",
+        "      Acknowledged: 7 packets, 700 bytes",
+        "      Under way:    2 packets",
+        "      Reconnected:  2 times, 4 packets sent again",
+        "      Spooled:      5 packets, 500 bytes",
+    ]
+
+
+def test_what_a_relay_daemon_misses_is_told_by_cause() -> None:
+    loss = RelayLoss(
+        discarded_event_count=1, missing_packet_count=2, unmatched_packet_count=3, overwritten_packet_count=4
+    )
+    info = RelaySessionInfo(
+        session_id=6,
+        host_name="host",
+        session_name="s",
+        output="host/s-1",
+        protocol_minor=15,
+        live_timer_us=1000,
+        is_snapshot=False,
+        is_closed=False,
+        stream_count=0,
+        viewer_count=1,
+        sums=RelaySums(
+            packet_count=10,
+            bytes=100,
+            index_entry_count=9,
+            lagging_packet_count=1,
+            acknowledged_packet_count=9,
+            loss=loss,
+        ),
+    )
+    assert relay_text.details_text(RelaySessionDetails(info, ())).splitlines() == [
+        "  6) s [live] from host",
+        "    Trace output: host/s-1",
+        "    Streams:      0, viewers: 1",
+        "    Received:     10 packets, 100 bytes",
+        "    Acknowledged: 9 packets",
+        "    Incomplete:   1 packets",
+        "    Lost:         1 events discarded by the tracer, 2 packets missing, 3 packets without their other half,"
+        " 4 packets replaced by newer trace files",
+    ]

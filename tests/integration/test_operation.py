@@ -24,6 +24,7 @@ from world import is_stopped
 
 from tracefleet_common.messages.relayd_control import DescriptorPool, RelaydRequest, RelayInfo
 from tracefleet_common.transport.control_server import ControlServer, Peer
+from tracefleet_common.transport.health_socket import CONNECTIONS_MAX
 
 RULE = "tf_emit:*"
 TIMEOUT = "--timeout=0.5"
@@ -114,6 +115,23 @@ def test_health_sockets_are_for_the_tracing_group_and_go_with_their_daemons(make
             connection.recv(8)
     assert fleet.daemon is not None and fleet.daemon.stop() == 0
     assert not any(path.exists() for path in paths)
+
+
+def test_many_who_connect_and_say_nothing_keep_nobody_from_asking(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet()
+    fleet.start_daemon()
+    path = str(fleet.world.run_directory / "sessiond-health")
+    connections = [socket.socket(socket.AF_UNIX) for _ in range(CONNECTIONS_MAX + 20)]
+    for connection in connections:
+        connection.settimeout(DEADLINE_S)
+        connection.connect(path)
+    assert connections[-1].recv(8) == b"", "one too many"
+    for connection in connections[:10]:
+        connection.close()
+    wait_until(lambda: states(fleet, "sessiond") == {"sessiond": "ready"}, "room for a health check")
+    assert connections[20].recv(8) == b"", "nothing was asked, and its time is over"
+    for connection in connections:
+        connection.close()
 
 
 def test_a_foreign_file_in_the_place_of_a_health_socket_stays(make_fleet: Callable[..., Fleet]) -> None:

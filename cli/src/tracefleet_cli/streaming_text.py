@@ -16,6 +16,9 @@ def streaming_text(info: StreamingInfo) -> str:
     lines.append(f"      Sent:         {amount(info.sent_packet_count, info.sent_bytes)}")
     if info.acknowledged_packet_count is not None:
         lines.append(f"      Acknowledged: {amount(info.acknowledged_packet_count, info.acknowledged_bytes or 0)}")
+        under_way_count = info.sent_packet_count - info.acknowledged_packet_count
+        if under_way_count > 0:
+            lines.append(f"      Under way:    {under_way_count} packets")
     if info.reconnect_count:
         lines.append(f"      Reconnected:  {info.reconnect_count} times, {info.resent_packet_count} packets sent again")
     if info.spooled_packet_count:

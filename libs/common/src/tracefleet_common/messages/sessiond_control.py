@@ -195,10 +195,10 @@ class SessionSums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamingInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How the way to the relay daemon is, and what went there: data packets, cumulative, with their padding.
+    """How the way to the relay daemon is, and what went there: packets, each once, cumulative, with their padding.
 
     `acknowledged_*` are None with LTTng's protocol, which knows none: what was sent and then lost is not known. With
-    ours, what was sent and is neither acknowledged nor in the spool is under way, and still in the ring buffers.
+    ours, metadata packets are counted as well, and what was sent and is not acknowledged is still on this host.
     """
 
     is_connected: bool

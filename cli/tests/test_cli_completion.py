@@ -29,6 +29,7 @@ NAMES = DaemonNames(lambda: ["s1", "s2"], lambda session: {"s2": ["other"], None
         (["enable-event", "--loglevel", "ERR"], ["ERR"]),
         (["view", "-t", ""], [":directories"]),
         (["create", "--output="], [":directories"]),
+        (["create", "--durability", ""], ["written", "synced"]),
         (["verify", ""], [":directories"]),
         (["help", "set"], ["set-session"]),
         (["completion", ""], ["bash", "zsh", "fish"]),

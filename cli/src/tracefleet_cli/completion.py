@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DIRECTORIES = ":directories"  # the shell itself knows these best
 FILES = ":files"
 SHELLS = ("bash", "zsh", "fish")
+DURABILITIES = ("written", "synced")
 SERVICES = ("sessiond", "consumerd", "relayd")
 
 
@@ -130,6 +131,8 @@ def _values(option: Option, current: str, before: Sequence[str], names: DaemonNa
             return map(Candidate, names.channels(_session_among(before)))
         case "LEVEL":
             return map(Candidate, UST_LOG_LEVELS)
+        case "DURABILITY":
+            return map(Candidate, DURABILITIES)
         case "DIR":
             return [Candidate(DIRECTORIES)]
         case "PATH" | "READER":

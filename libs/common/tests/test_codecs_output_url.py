@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracefleet_common.codecs.output_url import BadUrl, output_from_url, output_from_urls, parse_url
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 
 ADDRESSES = {
     ("localhost", False): "127.0.0.1",
@@ -15,6 +15,9 @@ ADDRESSES = {
     ("::1", True): "::1",
     ("b", False): "10.0.0.2",
 }
+
+
+FLEET_ALONE = "The fleet[4|6]:// protocol has one URL, which --set-url takes"
 
 
 def resolve(host: str, is_ipv6: bool) -> str | None:
@@ -46,6 +49,21 @@ def test_a_network_url_names_a_relay_daemon(url: str, text: str) -> None:
     assert output.text == text
 
 
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("fleet://localhost", "fleet://127.0.0.1:5345/"),
+        ("FLEET4://b:77/a/b", "fleet://10.0.0.2:77/a/b"),
+        ("fleet6://[::1]:7/x", "fleet://[::1]:7/x"),
+        ("fleet6://localhost", "fleet://[::1]:5345/"),
+    ],
+)
+def test_a_fleet_url_names_a_relay_daemon_of_our_own(url: str, text: str) -> None:
+    output = output_from_url(url, resolve)
+    assert isinstance(output, FleetOutput)
+    assert output.text == text
+
+
 @pytest.mark.parametrize(("url", "path"), [("file:///tmp/x", "/tmp/x"), ("/tmp/x", "/tmp/x"), ("FILE:////x", "//x")])
 def test_a_local_url_names_a_directory(url: str, path: str) -> None:
     assert output_from_url(url, resolve) == path
@@ -67,6 +85,9 @@ def test_a_local_url_names_a_directory(url: str, path: str) -> None:
         ("net://localhost:12:abc", "Invalid port number 0"),
         ("net://localhost:12:13:14", "Trailing characters not recognized: :14"),
         ("net://localhost:12:13:/x", "Trailing characters not recognized: :/x"),
+        ("fleet://localhost:5:6", "Trailing characters not recognized: :6"),
+        ("fleet://localhost:0", "Invalid port number 0"),
+        ("fleet://nowhere", "URI parse bad hostname nowhere for af 2"),
         ("foo://x", "URI parse unknown protocol foo://x"),
         ("rel", "URI parse unknown protocol rel"),
         ("net:/localhost", "URI parse unknown protocol net:/localhost"),
@@ -107,6 +128,8 @@ def test_two_urls_name_one_relay_daemon(control: str, data: str, text: str) -> N
         ("tcp://localhost", "file:///x", ("Control and data destination mismatch",)),
         ("/x", "tcp://localhost", ("Cannot have a data URL when destination is file://",)),
         ("tcp://localhost", "net://localhost", ("Data URL can not be set with the net[4|6]:// protocol",)),
+        ("fleet://localhost", "fleet://localhost", (FLEET_ALONE,)),
+        ("tcp://localhost", "fleet://localhost", (FLEET_ALONE,)),
         (
             "net://localhost",
             "tcp://localhost",

@@ -20,7 +20,7 @@ from tracefleet_common.errors import (
 )
 from tracefleet_common.messages import sessiond_control as control
 from tracefleet_common.model.event_rules import ChannelAttributes, Domain, EventRule
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import Durability, FleetOutput, RelayOutput
 from tracefleet_sessiond.application.ports import Caller, ChannelTotals
 from tracefleet_sessiond.application.session_commands import SessionCommands
 from tracefleet_sessiond.application.sessions import Sessions
@@ -362,13 +362,15 @@ def test_a_session_without_a_home_needs_a_path() -> None:
 
 
 RELAY = RelayOutput(address="127.0.0.1", subdirectory="a/b")
+FLEET = FleetOutput(address="::1", port=7, subdirectory="a", durability=Durability.SYNCED, spool_size_bytes=2**20)
 
 
-def test_a_session_may_be_streamed_and_read_live() -> None:
+@pytest.mark.parametrize("relay", [RELAY, FLEET])
+def test_a_session_may_be_streamed_and_read_live(relay: RelayOutput | FleetOutput) -> None:
     async def scenario() -> None:
         world = World()
-        created = await world.does(control.CreateSession(name="s", relay=RELAY, live_timer_period_us=5))
-        assert (created.relay, created.output_path, created.live_timer_period_us) == (RELAY, None, 5)
+        created = await world.does(control.CreateSession(name="s", relay=relay, live_timer_period_us=5))
+        assert (created.relay, created.output_path, created.live_timer_period_us) == (relay, None, 5)
         channel = await world.does(
             control.EnableChannel(
                 session="s",
@@ -393,6 +395,12 @@ def test_a_session_may_be_streamed_and_read_live() -> None:
         {"relay": RelayOutput(address="::1", subdirectory="..")},
         {"relay": RelayOutput(address="::1", subdirectory="a\0b")},
         {"relay": RelayOutput(address="::1", subdirectory="a" * 4096)},
+        {"relay": FleetOutput(address="localhost")},
+        {"relay": FleetOutput(address="::1", port=0)},
+        {"relay": FleetOutput(address="::1", port=65536)},
+        {"relay": FleetOutput(address="::1", subdirectory="../b")},
+        {"relay": FleetOutput(address="::1", spool_size_bytes=-1)},
+        {"relay": FleetOutput(address="::1", spool_size_bytes=2**63)},
         {"relay": RELAY, "has_output": False},
         {"relay": RELAY, "output_path": "/tmp/x"},
         {"live_timer_period_us": 1},

@@ -17,15 +17,33 @@ from tracefleet_common.options import Option, Parsed
 if TYPE_CHECKING:
     from tracefleet_cli.context import Context
     from tracefleet_common.messages.sessiond_control import SessionInfo
-    from tracefleet_common.model.relay_output import RelayOutput
+    from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 
 OPTIONS = (
     HELP,
     Option("output", "o", "DIR", "Write the trace below DIR; the same as --set-url=file://DIR."),
     LIST_OPTIONS,
-    Option("set-url", "U", "URL", "Write the trace to URL: file://DIR or net[6]://HOST[:CONTROL[:DATA]][/DIR]."),
+    Option(
+        "set-url",
+        "U",
+        "URL",
+        "Write the trace to URL: file://DIR, net[6]://HOST[:CONTROL[:DATA]][/DIR] or fleet[6]://HOST[:PORT][/DIR].",
+    ),
     Option("ctrl-url", "C", "URL", "Where a relay daemon takes commands: tcp[6]://HOST[:PORT][/DIR]."),
     Option("data-url", "D", "URL", "Where it takes data; the same host."),
+    Option(
+        "durability",
+        None,
+        "DURABILITY",
+        "With a fleet URL: what a relay daemon has done with a packet when it says that it is safe. "
+        "`written` (the default): it outlives the relay daemon; `synced`: it outlives the machine.",
+    ),
+    Option(
+        "spool",
+        None,
+        "SIZE",
+        "With a fleet URL: keep up to SIZE bytes (k, M, G) on the disk of this host while the relay daemon is away.",
+    ),
     Option("no-output", None, None, "Do not write a trace."),
     Option("no-consumer", None, None, "Obsolete: use --no-output."),
     Option("snapshot", None, None, "Record into memory, and write only on demand."),
@@ -45,8 +63,9 @@ OPERANDS = "[SESSION]"
 DESCRIPTION = """\
 Creates a recording session, which becomes the current one, and prints where its trace will be. Without \
 SESSION it is named auto-YYYYmmdd-HHMMSS; without an output option its trace goes to \
-$LTTNG_HOME/lttng-traces/SESSION-YYYYmmdd-HHMMSS. A session of a network URL is streamed to a relay daemon \
-in LTTng's protocol.
+$LTTNG_HOME/lttng-traces/SESSION-YYYYmmdd-HHMMSS. A session of a network URL is streamed to a relay daemon: \
+net:// and tcp:// in LTTng's protocol, fleet:// in that of tracefleet-relayd, which loses nothing when a \
+connection or a daemon is lost.
 
 A session daemon is started when none answers, except with the general option --no-sessiond: the program of \
 the general option --sessiond-path, of the environment variable LTTNG_SESSIOND_PATH, or tracefleet-sessiond."""
@@ -54,6 +73,7 @@ the general option --sessiond-path, of the environment variable LTTNG_SESSIOND_P
 NAME_SIZE_BYTES_MAX = 255
 RESERVED_NAME = "auto"
 LIVE_URL_DEFAULT = "net://127.0.0.1"
+SPOOL_SIZE_BYTES_MAX = 2**63 - 1  # no file is larger
 ONE_OUTPUT = "Only one of the --set-url, --ctrl-url/data-url, or --output options may be used at once."
 
 
@@ -135,7 +155,33 @@ def _live_timer_period_us(context: Context, parsed: Parsed) -> int:
     return period_us
 
 
-def _output(context: Context, parsed: Parsed) -> RelayOutput | str | None:
+def _output(context: Context, parsed: Parsed) -> RelayOutput | FleetOutput | str | None:
+    output = _given_output(context, parsed)
+    durability, spool = parsed.value("durability"), parsed.value("spool")
+    if durability is None and spool is None:
+        return output
+    import msgspec
+
+    from tracefleet_common.model.relay_output import Durability, FleetOutput
+
+    if not isinstance(output, FleetOutput):
+        raise context.end(f"The option --{'spool' if durability is None else 'durability'} needs a fleet:// URL.")
+    if durability is not None:
+        if durability not in {known.value for known in Durability}:
+            raise context.end(f"Unknown durability {durability}: written or synced")
+        output = msgspec.structs.replace(output, durability=Durability(durability))
+    if spool is not None:
+        try:
+            size_bytes = quantities.size_bytes(spool)
+        except quantities.BadQuantity:
+            size_bytes = 0
+        if not 0 < size_bytes <= SPOOL_SIZE_BYTES_MAX:
+            raise context.end(f"Wrong value in --spool parameter: {spool}")
+        output = msgspec.structs.replace(output, spool_size_bytes=size_bytes)
+    return output
+
+
+def _given_output(context: Context, parsed: Parsed) -> RelayOutput | FleetOutput | str | None:
     """A relay daemon, an absolute path, or None: none, or the daemon's default."""
     path, url = parsed.value("output"), parsed.value("set-url")
     control_url, data_url = parsed.value("ctrl-url"), parsed.value("data-url")

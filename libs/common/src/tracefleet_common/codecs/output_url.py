@@ -1,23 +1,39 @@
 """The URLs that say where a trace goes, with the rules and the words of lttng-tools (2.13.9, src/common/uri.c).
 
 file:///DIRECTORY, or the bare absolute path; net[4|6]://HOST[:CONTROL[:DATA]][/SUBDIRECTORY]; and one port at a time
-tcp[4|6]://HOST[:PORT][/SUBDIRECTORY].
+tcp[4|6]://HOST[:PORT][/SUBDIRECTORY]. Of our own, for relay daemons of our own: fleet[4|6]://HOST[:PORT][/SUBDIRECTORY].
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
 import msgspec
 
 from tracefleet_common.errors import InvalidArgument
-from tracefleet_common.model.relay_output import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, RelayOutput
+from tracefleet_common.model.relay_output import (
+    CONTROL_PORT_DEFAULT,
+    DATA_PORT_DEFAULT,
+    FLEET_PORT_DEFAULT,
+    FleetOutput,
+    RelayOutput,
+)
+
+
+class UrlKind(Enum):
+    """What the protocol of a network URL means."""
+
+    PAIRED = "net"  # control and data
+    SINGLE = "tcp"  # one of them
+    FLEET = "fleet"  # a relay daemon of our own, which says itself where data goes
+
 
 _FILE: Final = "file"
-_PAIRED: Final = frozenset({"net", "net4", "net6"})
-_SINGLE: Final = frozenset({"tcp", "tcp4", "tcp6"})
+_KINDS: Final = {f"{kind.value}{family}": kind for kind in UrlKind for family in ("", "4", "6")}
+_FLEET_ALONE: Final = "The fleet[4|6]:// protocol has one URL, which --set-url takes"
 _PORT_MAX: Final = 65535
 _DIGITS = re.compile(r"\s*([+-]?[0-9]+)")  # as atoi() reads them: what follows does not count
 _ADDRESS_FAMILIES = {False: 2, True: 10}  # the numbers of Linux are part of the words
@@ -37,7 +53,7 @@ class BadUrl(InvalidArgument):
 class NetworkUrl(msgspec.Struct, frozen=True, kw_only=True):
     """One URL of the network kinds. Ports are None when they were not given."""
 
-    is_paired: bool  # net: control and data; otherwise tcp, with `port` only
+    kind: UrlKind
     is_ipv6: bool
     host: str
     port: int | None = None
@@ -58,7 +74,7 @@ def _parse(text: str) -> NetworkUrl | str:
         return text
     protocol, separator, rest = text.partition("://")
     protocol = protocol.lower()
-    if not separator or protocol not in {_FILE, *_PAIRED, *_SINGLE}:
+    if not separator or (protocol != _FILE and protocol not in _KINDS):
         raise BadUrl(f"URI parse unknown protocol {text}")
     if protocol == _FILE:
         if not rest.startswith("/"):
@@ -66,17 +82,15 @@ def _parse(text: str) -> NetworkUrl | str:
         return rest
     place, _, subdirectory = rest.partition("/")
     host, ports = _host_and_ports(place)
-    port = port_after = None
-    if protocol in _PAIRED:
-        port, ports = _next_port(ports)
+    port, ports = _next_port(ports)
+    port_after = None
+    if _KINDS[protocol] is UrlKind.PAIRED:
         port_after, ports = _next_port(ports)
-    else:
-        port, ports = _next_port(ports)
     if ports:
         slash = "/" if rest != place else ""
         raise BadUrl(f"Trailing characters not recognized: {ports}{slash}{subdirectory}")
     return NetworkUrl(
-        is_paired=protocol in _PAIRED,
+        kind=_KINDS[protocol],
         is_ipv6=protocol.endswith("6"),
         host=host,
         port=port,
@@ -134,16 +148,20 @@ def _address(url: NetworkUrl, resolve: Resolve) -> str:
     return address
 
 
-def output_from_url(text: str, resolve: Resolve) -> RelayOutput | str:
+def output_from_url(text: str, resolve: Resolve) -> RelayOutput | FleetOutput | str:
     """What one URL says (--set-url): a relay daemon, or a path. Raises BadUrl."""
     if not text:
         raise BadUrl()
     url = parse_url(text)
     if isinstance(url, str):
         return url
-    if not url.is_paired:
+    if url.kind is UrlKind.SINGLE:
         raise BadUrl()
     try:
+        if url.kind is UrlKind.FLEET:
+            return FleetOutput(
+                address=_address(url, resolve), port=url.port or FLEET_PORT_DEFAULT, subdirectory=url.subdirectory
+            )
         return relay_output(url, msgspec.structs.replace(url, port=url.data_port), resolve)
     except BadUrl as error:
         raise BadUrl(*error.reasons, f"Unable to parse the URL {text}") from None
@@ -154,13 +172,17 @@ def output_from_urls(control_text: str, data_text: str, resolve: Resolve) -> Rel
     control = parse_url(control_text)
     if isinstance(control, str):
         raise BadUrl("Cannot have a data URL when destination is file://")
-    if control.is_paired:
+    if control.kind is UrlKind.FLEET:
+        raise BadUrl(_FLEET_ALONE)
+    if control.kind is UrlKind.PAIRED:
         if control_text != data_text:
             raise BadUrl("Control URL uses the net:// protocol and the data URL is different. Not allowed.")
         return relay_output(control, msgspec.structs.replace(control, port=control.data_port), resolve)
     data = parse_url(data_text)
     if isinstance(data, str):
         raise BadUrl("Control and data destination mismatch")
-    if data.is_paired:
+    if data.kind is UrlKind.FLEET:
+        raise BadUrl(_FLEET_ALONE)
+    if data.kind is UrlKind.PAIRED:
         raise BadUrl("Data URL can not be set with the net[4|6]:// protocol")
     return relay_output(control, data, resolve)

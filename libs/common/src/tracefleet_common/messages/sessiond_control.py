@@ -6,7 +6,7 @@ import msgspec
 
 from tracefleet_common.messages.envelope import Done, Hello, HelloReply
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes, Domain, EventRule, LossMode
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 
 # ---- requests ----
 
@@ -18,7 +18,7 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, tag="create-sessi
     output_path: str | None = None  # absolute; None: HOME/lttng-traces/NAME-YYYYmmdd-HHMMSS
     home_directory: str | None = None  # the caller's $LTTNG_HOME or $HOME; None: what the user database says
     has_output: bool = True  # False: --no-output
-    relay: RelayOutput | None = None  # instead of output_path: streamed to a relay daemon
+    relay: RelayOutput | FleetOutput | None = None  # instead of output_path: streamed to a relay daemon
     live_timer_period_us: int = 0  # for live reading, every stream tells so often how far it is; 0: not live
 
 
@@ -126,7 +126,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     is_active: bool
     output_path: str | None  # where the trace is written, absolute; None: not on this machine
     creation_time_s: int  # since the Unix epoch
-    relay: RelayOutput | None = None  # where the trace is streamed to
+    relay: RelayOutput | FleetOutput | None = None  # where the trace is streamed to
     live_timer_period_us: int = 0  # 0: not for live reading
 
 

@@ -41,6 +41,11 @@ LAST_REQUESTS_LINGER_MS = 500
 # The connection could not be made (CLOSED), or ended.
 _LOSS_EVENTS = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
+_LOSS_REASONS: dict[int, str] = {
+    zmq.EVENT_CLOSED: "nobody listens there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it does not speak ZeroMQ",
+}
+
 
 class ControlLink:
     """A conversation with the daemon at `address`.
@@ -74,8 +79,8 @@ class ControlLink:
         """True from the answered hello until the peer goes away or `close` is called."""
         return self._is_connected
 
-    async def connect(self, deadline_s: float) -> HelloReply:
-        """Connect and say hello; until the deadline, try again while nobody listens there.
+    async def connect(self, deadline_s: float, *, is_persistent: bool = True) -> HelloReply:
+        """Connect and say hello; until the deadline, when `is_persistent`, try again while nobody listens there.
 
         Raises TransportError when nobody answers in time, RemoteProtocolError when the peer speaks another
         version. A link that was lost may be connected again.
@@ -90,7 +95,7 @@ class ControlLink:
         )
         try:
             async with asyncio.timeout(deadline_s):
-                reply: HelloReply = await retrying(self._connect_once)
+                reply: HelloReply = await (retrying(self._connect_once) if is_persistent else self._connect_once())
         except TimeoutError:
             raise TransportError(f"Nobody answers at {self._address} (waited {deadline_s:g} s)") from None
         return reply
@@ -120,6 +125,7 @@ class ControlLink:
         }
         if not self._address.startswith("ipc://"):
             options |= {
+                zmq.IPV6: int("[" in self._address),
                 zmq.HEARTBEAT_IVL: HEARTBEAT_INTERVAL_MS,
                 zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_DEADLINE_MS,
             }
@@ -148,7 +154,7 @@ class ControlLink:
 
     def _connection_ended(self, event: ConnectionEvent) -> None:
         log.debug("Connection ended: address=%s, event=%d", self._address, event.event)
-        self._drop("the peer went away")
+        self._drop(_LOSS_REASONS.get(event.event, "the peer went away"))
 
     def _drop(self, reason: str, linger_ms: int = 0) -> None:
         was_connected, self._is_connected = self._is_connected, False

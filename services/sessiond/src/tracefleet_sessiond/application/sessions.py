@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from tracefleet_common.errors import AlreadyExists, ErrorCode, InvalidArgument, NotFound
 from tracefleet_common.messages.sessiond_control import CreateSession
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 from tracefleet_sessiond.application.ports import Caller, UserDirectory, WallClock
 from tracefleet_sessiond.domain import names
 from tracefleet_sessiond.domain.session import RecordingSession
@@ -21,6 +21,7 @@ DEFAULT_NAME_PREFIX = "auto"
 PATH_SIZE_BYTES_MAX = 4095 - 512  # leaves room for the directories and files of the trace
 SESSION_COUNT_MAX = 10_000
 LIVE_TIMER_PERIOD_US_MAX = 0xFFFFFFFF  # LTTng's protocols have 32 bits for it
+SPOOL_SIZE_BYTES_MAX = 2**63 - 1  # no file is larger
 
 
 def _local_datetime(time_s: int) -> str:
@@ -40,15 +41,21 @@ def checked_path(path: str, what: str) -> str:
     return posixpath.normpath(path)
 
 
-def check_relay(relay: RelayOutput) -> None:
+def check_relay(relay: RelayOutput | FleetOutput) -> None:
     """Raises InvalidArgument for what can be no relay daemon, or a directory outside of its own."""
     try:
         ipaddress.ip_address(relay.address)
     except ValueError:
         raise InvalidArgument(f"The relay daemon's address {relay.address[:64]!a} is not numeric") from None
-    ports = (relay.control_port, relay.data_port)
-    if relay.control_port == relay.data_port or not all(0 < port < 65536 for port in ports):
-        raise InvalidArgument(f"A relay daemon has two ports from 1 to 65535, not {ports[0]} and {ports[1]}")
+    if isinstance(relay, FleetOutput):
+        if not 0 < relay.port < 65536:
+            raise InvalidArgument(f"A relay daemon has a port from 1 to 65535, not {relay.port}")
+        if not 0 <= relay.spool_size_bytes <= SPOOL_SIZE_BYTES_MAX:
+            raise InvalidArgument(f"The spool size {relay.spool_size_bytes} bytes is out of range")
+    else:
+        ports = (relay.control_port, relay.data_port)
+        if relay.control_port == relay.data_port or not all(0 < port < 65536 for port in ports):
+            raise InvalidArgument(f"A relay daemon has two ports from 1 to 65535, not {ports[0]} and {ports[1]}")
     checked_path(f"/{relay.subdirectory}", "The directory at the relay daemon")
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from tracefleet_common.errors import AlreadyExists, ErrorCode, InvalidArgument, NotFound, WrongState
 from tracefleet_common.model.event_rules import BufferOwnership, ChannelAttributes
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 from tracefleet_sessiond.domain import names
 from tracefleet_sessiond.domain.channel import DEFAULT_CHANNEL_NAME, Channel, settled
 
@@ -54,7 +54,7 @@ class RecordingSession:
     owner_gid: int
     creation_time_s: int
     output_path: str | None
-    relay: RelayOutput | None = None
+    relay: RelayOutput | FleetOutput | None = None
     live_timer_period_us: int = 0
     has_default_name: bool = False
     state: SessionState = SessionState.INACTIVE

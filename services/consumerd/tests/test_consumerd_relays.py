@@ -21,7 +21,7 @@ from tracefleet_common.errors import (
 )
 from tracefleet_common.messages import consumerd_control as control
 from tracefleet_common.messages.envelope import Done
-from tracefleet_common.model.relay_output import RelayOutput
+from tracefleet_common.model.relay_output import FleetOutput, RelayOutput
 from tracefleet_consumerd.application import draining, relay_commands
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -185,6 +185,12 @@ def test_a_loss_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
         {"output": RelayOutput(address="127.0.0.1", control_port=0)},
         {"output": RelayOutput(address="127.0.0.1", data_port=65536)},
         {"output": RelayOutput(address="127.0.0.1", subdirectory="x" * 4096)},
+        {"output": FleetOutput(address="localhost")},
+        {"output": FleetOutput(address="::1", port=0)},
+        {"output": FleetOutput(address="::1", port=65536)},
+        {"output": FleetOutput(address="::1", subdirectory="a\0b")},
+        {"output": FleetOutput(address="::1", spool_size_bytes=-1)},
+        {"output": FleetOutput(address="::1", spool_size_bytes=2**63)},
         {"session_name": "x" * 255},
         {"session_name": "a\0b"},
         {"host_name": "\ud800"},

@@ -64,3 +64,19 @@ def test_a_user_without_a_home_must_name_the_sockets() -> None:
     with pytest.raises(InvalidArgument, match="HOME"):
         settings_of(user_id=1000)
     assert settings_of("--directory=/d", user_id=1000).command_socket == "/d/command"
+
+
+@pytest.mark.parametrize(
+    ("words", "user_id", "environment", "directory"),
+    [
+        ((), 0, {"HOME": "/root"}, "/var/lib/tracefleet/spool"),
+        ((), 1000, {"HOME": "/home/u", "LTTNG_HOME": "/other"}, "/other/.tracefleet/spool"),
+        ((), 0, {"TRACEFLEET_SPOOL_DIRECTORY": "/s"}, "/s"),
+        (("--spool-directory=/o",), 0, {"TRACEFLEET_SPOOL_DIRECTORY": "/s"}, "/o"),
+        (("--directory=/d",), 1000, {}, None),
+    ],
+)
+def test_spools_have_a_directory(
+    words: tuple[str, ...], user_id: int, environment: dict[str, str], directory: str | None
+) -> None:
+    assert settings_of(*words, user_id=user_id, **environment).spool_directory == directory

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from tracefleet_common.runtime.signals import stop_requested
 from tracefleet_consumerd.adapters.bus import Bus
 from tracefleet_consumerd.adapters.clock import MonotonicClock
+from tracefleet_consumerd.adapters.fleet_relays import FleetRelays
 from tracefleet_consumerd.adapters.native_buffers import NativeLibrary
 from tracefleet_consumerd.adapters.pump_reader import PumpReader
 from tracefleet_consumerd.adapters.socket_files import SocketFiles
@@ -34,6 +35,7 @@ QUICK_THREAD_COUNT = 2
 DRAINING_THREAD_COUNT = 4
 # One that does not answer keeps its thread for some seconds, and shall not hold up the others.
 RELAY_THREAD_COUNT = 8
+SPOOL_THREAD_COUNT = 2
 ATTENDANCE_PERIOD_S_MAX = 2.0
 
 
@@ -41,7 +43,8 @@ async def run(settings: Settings, files: SocketFiles, on_ready: Callable[[], Non
     """Serve until a stop signal (or until nobody needs us), then write what is left and give everything up."""
     stop = stop_requested()
     clock = MonotonicClock()
-    library = NativeLibrary()
+    fleet_relays = FleetRelays(settings.spool_directory, WorkerThreads("spool", SPOOL_THREAD_COUNT))
+    library = NativeLibrary(fleet_relays)
     reader = PumpReader()
     bus = Bus(settings, files)
     registries = Registries()
@@ -72,6 +75,7 @@ async def run(settings: Settings, files: SocketFiles, on_ready: Callable[[], Non
     unasked = asyncio.gather(_take_care(commands, watch, attendance, clock, settings, stop), monitor.run())
     try:
         on_ready()
+        fleet_relays.start()
         await stop.wait()
     finally:
         unasked.cancel()
@@ -79,6 +83,7 @@ async def run(settings: Settings, files: SocketFiles, on_ready: Callable[[], Non
             await unasked
         await bus.stop_listening()
         await commands.close_all()
+        await fleet_relays.close()
         await bus.close()
         reader.close()
     log.info("Stopped in order")

@@ -25,6 +25,7 @@ HEALTH_SOCKET_NAME = "health"
 SOCKET_PATH_SIZE_BYTES_MAX = 107  # sun_path, without the terminating null byte
 # A session daemon that a service manager starts again is back within seconds.
 DEFAULT_ORPHAN_TIMEOUT_S = 60.0
+ROOT_SPOOL_DIRECTORY = "/var/lib/tracefleet/spool"
 BITS_PER_WORD = 64 if sys.maxsize > 2**32 else 32
 
 GENERAL_OPTIONS = (
@@ -49,6 +50,13 @@ PATH_OPTIONS = (
         None,
         "PATH",
         "Set the socket of LTTng's health check (default: health, beside the command socket).",
+    ),
+    Option(
+        "spool-directory",
+        None,
+        "PATH",
+        "Keep in PATH what waits for a relay daemon that is away (default: TRACEFLEET_SPOOL_DIRECTORY; else root: "
+        "/var/lib/tracefleet/spool, others: $LTTNG_HOME/.tracefleet/spool).",
     ),
 )
 VERBOSITY_OPTIONS = (
@@ -78,6 +86,7 @@ class Settings(NamedTuple):
     descriptor_socket: str
     health_socket: str
     lock_file: str
+    spool_directory: str | None  # None: no session may ask for a spool
     tracing_group: str
     orphan_timeout_s: float
     is_ending_when_orphaned: bool
@@ -114,6 +123,7 @@ def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: i
         descriptor_socket=path("descriptor-sock", f"{directory}/{DESCRIPTOR_SOCKET_NAME}"),
         health_socket=path("health-sock", f"{os.path.dirname(command_socket)}/{HEALTH_SOCKET_NAME}"),
         lock_file=f"{command_socket}.lck",
+        spool_directory=_spool_directory(options.value("spool-directory"), environment, home, user_id),
         tracing_group=options.value("group") or DEFAULT_TRACING_GROUP,
         orphan_timeout_s=_orphan_timeout_s(options.value("orphan-timeout")),
         is_ending_when_orphaned=options.has("exit-when-orphaned"),
@@ -122,6 +132,15 @@ def load_settings(options: Parsed, environment: Mapping[str, str], *, user_id: i
         verbosity=min(options.given_count("verbose"), 3),
         is_quiet=options.has("quiet"),
     )
+
+
+def _spool_directory(option: str | None, environment: Mapping[str, str], home: str | None, user_id: int) -> str | None:
+    chosen = option or environment.get("TRACEFLEET_SPOOL_DIRECTORY")
+    if not chosen:
+        if user_id != 0 and home is None:
+            return None
+        chosen = ROOT_SPOOL_DIRECTORY if user_id == 0 else f"{home}/.tracefleet/spool"
+    return absolute_path(chosen)
 
 
 def _orphan_timeout_s(value: str | None) -> float:

@@ -20,6 +20,7 @@ from tracefleet_common.codecs.lttng_relay_replies import ReplyDecoder
 from tracefleet_common.codecs.lttng_relay_requests import encode_request
 from tracefleet_common.errors import ErrorCode, RemoteProtocolError, TracefleetError, TracerError, TransportError
 from tracefleet_common.messages.consumerd_control import RelaySessionState
+from tracefleet_common.model.relay_output import RelayOutput
 from tracefleet_consumerd.application.ports import StreamPosition
 from tracefleet_consumerd.domain.relay import RelaySettings
 
@@ -49,13 +50,15 @@ class LttngRelaySession:
 
     def __init__(self, settings: RelaySettings) -> None:
         """Connect and make the session. Raises TransportError with LTTng's code."""
+        assert isinstance(settings.output, RelayOutput), "the others have our own protocol"
+        self._output = settings.output
         self.text = settings.output.text
         self._relay_key = settings.relay_key
         self._minor = 0
         self._decoder = ReplyDecoder()
         self._has_chunk = False
         self._lock = threading.Lock()
-        self._control, self._data = self._connect(settings)
+        self._control, self._data = self._connect()
         try:
             self._native: tracefleet_native.Relay | None = None
             self._session_id = self._negotiate(settings)
@@ -75,8 +78,8 @@ class LttngRelaySession:
     def is_lost(self) -> bool:
         return self.native.is_lost
 
-    def _connect(self, settings: RelaySettings) -> tuple[socket.socket, socket.socket]:
-        output = settings.output
+    def _connect(self) -> tuple[socket.socket, socket.socket]:
+        output = self._output
         control: socket.socket | None = None
         try:
             control = socket.create_connection((output.address, output.control_port), CONNECT_DEADLINE_S)

@@ -26,8 +26,12 @@ from tracefleet_common.errors import (
     Unsupported,
 )
 from tracefleet_common.messages.consumerd_control import StreamBooks
+from tracefleet_common.messages.relay_streaming import METADATA_NAME
 from tracefleet_common.model.event_rules import LossMode
+from tracefleet_common.model.relay_output import FleetOutput
 from tracefleet_common.transport.metadata_memory import create_metadata_memory
+from tracefleet_consumerd.adapters.fleet_relay import FleetRelaySession
+from tracefleet_consumerd.adapters.fleet_relays import FleetRelays
 from tracefleet_consumerd.adapters.lttng_relay import LttngRelaySession
 from tracefleet_consumerd.adapters.output_directory import prepare_output
 from tracefleet_consumerd.application.ports import (
@@ -120,13 +124,33 @@ class NativeRelayOutput(NativeOutput):
         return True
 
 
+class NativeFleetOutput(NativeOutput):
+    """One trace at a relay daemon of our own."""
+
+    def __init__(self, settings: RegistrySettings, relay: FleetRelaySession, metadata_descriptor: int) -> None:
+        self.relay = relay
+        self.relative_path = settings.relative_path
+        self.path = f"{relay.text} {settings.relative_path}"
+        (self._metadata_key,) = relay.add_streams(settings.relative_path, [METADATA_NAME])
+        with _failures(f"Cannot use the output {self.path}", ErrorCode.UST_SESSION_FAIL):
+            self.native = tracefleet_native.Output.fleet(relay.native, self._metadata_key, self.path)
+            self.native.set_metadata(metadata_descriptor, settings.trace_uuid)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.relay.end_streams([self._metadata_key])
+
+
 class NativeChannel:
     """The ring buffers of one channel, and its files."""
 
     def __init__(self, settings: ChannelSettings, output: NativeOutput | None) -> None:
         self._settings = settings
         self._output = output
-        self._handles: tuple[int, ...] = ()
+        self._handles: tuple[int, ...] = ()  # of LTTng's protocol
+        self._fleet_keys: tuple[int, ...] = ()  # of our own
         self._name = settings.name
         self._path = None if output is None else output.path
         self._what = f"Channel {settings.name}"
@@ -174,16 +198,20 @@ class NativeChannel:
 
     def join_relay(self) -> None:
         output = self._output
-        assert isinstance(output, NativeRelayOutput), "made for a registry that has a relay session"
-        handles = output.relay.add_streams(
+        assert isinstance(output, NativeRelayOutput | NativeFleetOutput), "made for a registry that has a relay session"
+        streams = output.relay.add_streams(
             output.relative_path,
             [f"{self._name}_{cpu}" for cpu in range(tracefleet_native.possible_cpu_count())],
             self._settings.trace_file_size_bytes,
             self._settings.trace_file_count,
         )
         with _failures(self._what, ErrorCode.UST_CHANNEL_FAIL):
-            self.native.set_relay_streams(handles)
-        self._handles = handles
+            if isinstance(output, NativeFleetOutput):
+                self.native.set_fleet_streams(streams)
+                self._fleet_keys = streams
+            else:
+                self.native.set_relay_streams(streams)
+                self._handles = streams
 
     def relay_positions(self) -> tuple[StreamPosition, ...]:
         if not self._handles:
@@ -195,6 +223,9 @@ class NativeChannel:
         )
 
     def leave_relay(self) -> None:
+        if self._fleet_keys:
+            assert isinstance(self._output, NativeFleetOutput), "the streams are there"
+            self._output.relay.end_streams(self._fleet_keys)
         if self._handles:
             assert isinstance(self._output, NativeRelayOutput), "the streams are there"
             self._output.relay.close_streams(self.relay_positions())
@@ -244,7 +275,8 @@ class _PageJoiner:
 class NativeLibrary:
     """Makes the above."""
 
-    def __init__(self) -> None:
+    def __init__(self, fleet_relays: FleetRelays) -> None:
+        self._fleet_relays = fleet_relays
         self._page_joiner = _PageJoiner()
 
     @property
@@ -269,12 +301,16 @@ class NativeLibrary:
         with _failures("Cannot make a metadata memory", ErrorCode.UST_SESSION_FAIL):
             return create_metadata_memory()
 
-    def connect_relay(self, settings: RelaySettings) -> LttngRelaySession:
+    def connect_relay(self, settings: RelaySettings) -> RelaySession:
+        if isinstance(settings.output, FleetOutput):
+            return self._fleet_relays.open(settings)
         return LttngRelaySession(settings)
 
     def open_output(
         self, settings: RegistrySettings, metadata_descriptor: int, relay: RelaySession | None
     ) -> NativeOutput | None:
+        if isinstance(relay, FleetRelaySession):
+            return NativeFleetOutput(settings, relay, metadata_descriptor)
         if relay is not None:
             assert isinstance(relay, LttngRelaySession), "made by connect_relay"
             return NativeRelayOutput(settings, relay, metadata_descriptor)

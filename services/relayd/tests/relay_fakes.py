@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from tracefleet_common.codecs.index_file import (
 )
 from tracefleet_common.codecs.lttng_relay import Reply, Request
 from tracefleet_relayd.application.control_commands import ControlCommands
-from tracefleet_relayd.application.ports import HoldReason, IntakeReport, NoRoom, ReportKind, Tail
+from tracefleet_relayd.application.ports import FoundFile, HoldReason, IntakeReport, NoRoom, ReportKind, Tail
 from tracefleet_relayd.application.receive_packets import ReceivePackets
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.application.stream_files import StreamFiles
@@ -82,6 +83,32 @@ class FakeDisk:
         self.intake.targets[handle] = target
         return target
 
+    def make_acknowledged_target(
+        self, handle: int, *, session_id: int, size_bytes_max: int, is_synced: bool
+    ) -> FakeAcknowledgedTarget:
+        assert self.intake is not None
+        return FakeAcknowledgedTarget(self, self.intake, handle, size_bytes_max, is_synced=is_synced)
+
+    def find_files(self, path: str, index_path: str | None) -> FoundFile | None:
+        data = self.files.get(path)
+        if data is None:
+            return None
+        if index_path is None:  # packets of 16 bytes
+            del data.data[len(data.data) // 16 * 16 :]
+            return FoundFile(len(data.data) // 16, len(data.data))
+        if index_path not in self.files:
+            return None
+        entries = self.index(index_path)
+        if not entries:
+            data.data.clear()
+            return FoundFile(0, 0)
+        last = entries[-1]
+        end = last.offset_bytes + last.packet_size_bits // 8
+        assert len(data.data) >= end
+        del data.data[end:]
+        number = last.packet_sequence_number or 0
+        return FoundFile(len(entries), end, last.stream_class_id, last.discarded_event_count, number)
+
     def make_index_file(self, path: str, minor: int) -> FakeIndex:
         file = self.make(path)
         file.data += encode_index_header(minor)
@@ -126,6 +153,62 @@ class FakeTarget:
         self.file = None
 
 
+class FakeAcknowledgedTarget:
+    """Tells the intake at once; `is_lent`: its descriptors were not taken away."""
+
+    def __init__(
+        self, disk: FakeDisk, intake: FakeIntake, handle: int, size_bytes_max: int, *, is_synced: bool
+    ) -> None:
+        self.disk, self.intake, self.handle = disk, intake, handle
+        self.size_bytes_max, self.is_synced = size_bytes_max, is_synced
+        self.data: FakeFile | None = None
+        self.index: FakeFile | None = None
+        self.next_sequence = 0
+        self.is_lent = self.is_fresh = False
+        self.durable_count = 0
+
+    def prepare(self, path: str, index_path: str | None) -> None:
+        for one in (path, index_path):
+            if one is not None:
+                self.disk.files.pop(one, None)
+
+    def begin(self, path: str, index_path: str | None, *, next_sequence: int | None) -> None:
+        self.prepare(path, index_path)
+        if self.disk.is_full:
+            raise NoRoom
+        self.data, self.index = self.disk.make(path), None
+        if index_path is not None:
+            self.index = self.disk.make(index_path)
+            self.index.data += encode_index_header()
+        self._lend(next_sequence)
+        self.is_fresh = True
+
+    def resume(self, path: str, index_path: str | None, found: FoundFile, *, next_sequence: int) -> None:
+        assert self.handle not in self.intake.acknowledged, "the intake does not know it"
+        self.data = self.disk.open_for_reading(path)
+        self.index = None if index_path is None else self.disk.open_for_reading(index_path)
+        assert len(self.data.data) == found.end_bytes
+        self._lend(next_sequence)
+
+    def _lend(self, next_sequence: int | None) -> None:
+        if next_sequence is not None:
+            self.next_sequence = next_sequence
+        self.is_lent = True
+        self.intake.acknowledged[self.handle] = self
+
+    def go_on(self) -> None:
+        self.is_lent = True
+
+    def make_durable(self) -> None:
+        self.durable_count += 1
+
+    def touch(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_lent = False
+
+
 class FakeIndex:
     def __init__(self, disk: FakeDisk, file: FakeFile, minor: int) -> None:
         self.disk, self.file, self.minor = disk, file, minor
@@ -165,6 +248,9 @@ class FakeIntake:
         self.waiting: dict[int, deque[tuple[int, int, bytes, int]]] = {}  # by token
         self.held: set[int] = set()
         self.closed: list[int] = []
+        self.acknowledged: dict[int, FakeAcknowledgedTarget] = {}  # by handle
+        self.numbered: dict[int, deque[tuple[int, int, int, int]]] = {}  # that are held, by token
+        self.acks: list[tuple[int, int]] = []  # handle and sequence, as they go out
 
     def take_reports(self) -> Sequence[IntakeReport]:
         reports, self.reports = self.reports, []
@@ -196,6 +282,46 @@ class FakeIntake:
                 self.held.add(token)
             self.reports.append(IntakeReport(kind, reason, 0, token, handle, sequence, offset, len(data), padding))
 
+    def send_numbered(
+        self, handle: int, sequence: int, *, token: int, number: int | None = None, discarded: int = 0
+    ) -> None:
+        """A packet of 16 bytes with its index entry; the tracer's `number`: None: the same as its sequence."""
+        if token in self.held or token in self.closed:
+            return
+        target = self.acknowledged.get(handle)
+        number = sequence if number is None else number
+        reason, offset, kind = None, 0, ReportKind.PACKET
+        if target is None:
+            reason = HoldReason.UNKNOWN_STREAM
+        elif sequence != target.next_sequence:
+            self.acks.append((handle, target.next_sequence - 1))
+            return
+        elif not target.is_lent or target.data is None:
+            reason = HoldReason.NO_FILE
+        elif target.size_bytes_max and not target.is_fresh and len(target.data.data) + 8 > target.size_bytes_max:
+            reason = HoldReason.FILE_FULL
+        elif target.disk.is_full:
+            reason = HoldReason.WRITE_FAILED
+        else:
+            offset = len(target.data.data)
+            target.data.data += f"packet{sequence % 100:02}".encode() + bytes(8)
+            if target.index is not None:
+                target.index.data += encode_index_entry(_entry(offset, number, discarded))
+            target.is_fresh = False
+            target.next_sequence += 1
+            self.acks.append((handle, sequence))
+        if reason is not None:
+            kind = ReportKind.HOLD
+            self.held.add(token)
+            self.numbered.setdefault(token, deque()).append((handle, sequence, number, discarded))
+        error = errno.ENOSPC if reason is HoldReason.WRITE_FAILED else 0
+        self.reports.append(
+            IntakeReport(kind, reason, error, token, handle, sequence, offset, 8, 8, 200, 7, discarded, number)
+        )
+
+    def send_beacon(self, handle: int, timestamp_end: int, *, token: int) -> None:
+        self.reports.append(IntakeReport(ReportKind.BEACON, None, 0, token, handle, 0, 0, 0, 0, timestamp_end, 7))
+
     def _obstacle(self, handle: int, sequence: int, size: int) -> HoldReason | None:
         target = self.targets.get(handle)
         if target is None:
@@ -212,6 +338,8 @@ class FakeIntake:
     def resume(self, token: int) -> None:
         self.held.discard(token)
         self._go_on(token)
+        for handle, sequence, number, discarded in self.numbered.pop(token, ()):
+            self.send_numbered(handle, sequence, token=token, number=number, discarded=discarded)
 
     def close(self, token: int) -> None:
         self.closed.append(token)
@@ -220,7 +348,22 @@ class FakeIntake:
         self.targets[handle].stop_sequence = stop_sequence
 
     def remove(self, handle: int) -> None:
-        del self.targets[handle]
+        if self.acknowledged.pop(handle, None) is None:
+            del self.targets[handle]
+
+
+def _entry(offset: int, number: int, discarded: int) -> IndexEntry:
+    return IndexEntry(
+        offset_bytes=offset,
+        packet_size_bits=128,
+        content_size_bits=64,
+        timestamp_begin=100,
+        timestamp_end=200,
+        discarded_event_count=discarded,
+        stream_class_id=7,
+        stream_instance_id=0,
+        packet_sequence_number=number,
+    )
 
 
 class FakeClock:

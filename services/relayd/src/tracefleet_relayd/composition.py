@@ -18,12 +18,15 @@ from tracefleet_common.runtime.signals import stop_requested
 from tracefleet_relayd.adapters.control_server import ControlServer
 from tracefleet_relayd.adapters.data_server import DataServer
 from tracefleet_relayd.adapters.fd_tracker import FdTracker, Reservation
+from tracefleet_relayd.adapters.fleet_server import FleetCommandServer, FleetDataServer
+from tracefleet_relayd.adapters.journal_store import JournalStore, journal_name
 from tracefleet_relayd.adapters.live_server import LiveServer
 from tracefleet_relayd.adapters.native_intake import NativeIntake
 from tracefleet_relayd.adapters.status_sockets import StatusSockets
 from tracefleet_relayd.adapters.trace_store import TraceStoreOnDisk
 from tracefleet_relayd.application.control_commands import ControlCommands
 from tracefleet_relayd.application.receive_packets import ReceivePackets
+from tracefleet_relayd.application.receive_streaming import ReceiveStreaming
 from tracefleet_relayd.application.serve_viewers import Viewers
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.application.status import Status, Totals
@@ -77,6 +80,25 @@ class Wires:
             connection_count_max=connection_count_max,
             packets=self.packets,
         )
+        self.journals = JournalStore(settings.output_directory)
+        self.streaming = ReceiveStreaming(
+            self.intake,
+            self.files,
+            self.sessions,
+            self.packets,
+            self.journals,
+            WallClock(),
+            journal_name,
+            data_port=settings.fleet_data.port,
+        )
+        self.fleet = FleetCommandServer(zmq_address(settings.fleet), self.streaming)
+        self.fleet_data = FleetDataServer(
+            self.intake,
+            lambda: self.tracker.reserve(1, "data connection"),
+            self.streaming,
+            connection_count_max=connection_count_max,
+        )
+        self.is_fleet_open = False
         self.live = LiveServer(self.viewers, lambda: self.tracker.reserve(1, "viewer"))
 
         def describe(totals: Totals) -> RelayInfo:
@@ -89,6 +111,8 @@ class Wires:
                 control_url=settings.control.text,
                 data_url=settings.data.text,
                 live_url=settings.live.text,
+                fleet_url=settings.fleet.text if self.is_fleet_open else "",
+                fleet_data_url=settings.fleet_data.text if self.is_fleet_open else "",
                 session_count=totals.session_count,
                 stream_count=totals.stream_count,
                 packet_count=totals.packet_count,
@@ -114,29 +138,52 @@ class Wires:
                 stack.enter_context(listening(where)) for where in (settings.control, settings.data, settings.live)
             )
             stack.pop_all()
+        await self._open_fleet(settings)
         await self.control.open([control])
         self.data.open([data])
         self.live.open([live])
         await self.status.open()
         self._own_descriptors = self.tracker.reserve_what_is_open("the process itself")
 
+    async def _open_fleet(self, settings: Settings) -> None:
+        """A second relay daemon of a host whose other ports were moved need not know of these."""
+        try:
+            with contextlib.ExitStack() as stack:
+                data = stack.enter_context(listening(settings.fleet_data))
+                await self.fleet.open()
+                stack.pop_all()
+        except TransportError as error:
+            if settings.is_fleet_given:
+                raise
+            log.warning("Takes no fleet:// sessions: %s", error)
+            return
+        self.fleet.serve()
+        self.fleet_data.open(data)
+        self.is_fleet_open = True
+
     def take_care(self) -> None:
         """Look again at what waits for something."""
         self.files.try_again()
         self.packets.try_again()
         self.sessions.take_care()
+        if self.is_fleet_open:
+            self.streaming.take_care()
 
     async def close(self) -> None:
         await self.status.close()
         await self.live.close()
         self.control.close()
         self.data.close()
+        await self.fleet.close()
+        await self.fleet_data.close()
         self.packets.take_reports()
         self.packets.close_all()
+        self.streaming.close_all()
         self.sessions.close_all()
         await asyncio.sleep(0)  # the control connections take their leave
         self.intake.free()
         self.store.close()
+        self.journals.close()
         if self._own_descriptors is not None:
             self._own_descriptors.release()
         self.tracker.close()
@@ -184,6 +231,10 @@ def listening(where: Listener) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno or 0)  # of Python's own text the address is a part
         raise TransportError(f"Cannot listen on {where.text}: {reason}") from None
+
+
+def zmq_address(where: Listener) -> str:
+    return f"tcp://[{where.address}]:{where.port}" if ":" in where.address else f"tcp://{where.address}:{where.port}"
 
 
 def keep_alive(connection: socket.socket, settings: KeepAlive) -> None:

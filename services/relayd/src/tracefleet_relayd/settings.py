@@ -1,6 +1,6 @@
 """What the relay daemon is told before it starts: configuration files, command line, environment.
 
-The options are those of lttng-relayd(8), with its defaults.
+The options are those of lttng-relayd(8), with its defaults, and a few more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from tracefleet_common.errors import InvalidArgument
+from tracefleet_common.model.relay_output import (
+    CONTROL_PORT_DEFAULT,
+    DATA_PORT_DEFAULT,
+    FLEET_DATA_PORT_DEFAULT,
+    FLEET_PORT_DEFAULT,
+    LIVE_PORT_DEFAULT,
+)
 from tracefleet_common.options import Option, Parsed
 from tracefleet_common.runtime.config_file import parse_switch
 from tracefleet_common.runtime.daemon_options import (
@@ -31,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracefleet.relayd.settings")
 
-CONTROL_PORT_DEFAULT = 5342
-DATA_PORT_DEFAULT = 5343
-LIVE_PORT_DEFAULT = 5344
 FD_POOL_SIZE_MIN = 100
 # Of the pool, what the tracker does not count: descriptors that are open for a moment, within one of its calls.
 FD_POOL_MARGIN = 10
@@ -62,6 +66,8 @@ PORT_OPTIONS = (
     Option("control-port", "C", "URL", "Listen for control connections on URL (default: tcp://0.0.0.0:5342)."),
     Option("data-port", "D", "URL", "Listen for trace data on URL (default: tcp://0.0.0.0:5343)."),
     Option("live-port", "L", "URL", "Listen for viewers on URL (default: tcp://localhost:5344)."),
+    Option("fleet-port", None, "URL", "Listen for fleet:// sessions on URL (default: tcp://0.0.0.0:5345)."),
+    Option("fleet-data-port", None, "URL", "Listen for their trace data on URL (default: tcp://0.0.0.0:5346)."),
     Option("bus-sock", None, "PATH", "Set the Unix socket that tells the state (default: relayd/bus-PID)."),
 )
 VERBOSITY_OPTIONS = (
@@ -106,6 +112,9 @@ class Settings(NamedTuple):
     control: Listener
     data: Listener
     live: Listener
+    fleet: Listener
+    fleet_data: Listener
+    is_fleet_given: bool  # one of both; otherwise they are done without when they are taken
     is_clear_allowed: bool
     fd_pool_size: int | None  # None: as many as the process may have
     working_directory: str | None
@@ -162,6 +171,11 @@ def load_settings(
         control=_listener(options.value("control-port"), "control", f"0.0.0.0:{CONTROL_PORT_DEFAULT}", resolve),
         data=_listener(options.value("data-port"), "data", f"0.0.0.0:{DATA_PORT_DEFAULT}", resolve),
         live=_listener(options.value("live-port"), "live", f"localhost:{LIVE_PORT_DEFAULT}", resolve),
+        fleet=_listener(options.value("fleet-port"), "fleet", f"0.0.0.0:{FLEET_PORT_DEFAULT}", resolve),
+        fleet_data=_listener(
+            options.value("fleet-data-port"), "fleet data", f"0.0.0.0:{FLEET_DATA_PORT_DEFAULT}", resolve
+        ),
+        is_fleet_given=options.has("fleet-port") or options.has("fleet-data-port"),
         is_clear_allowed=not (
             options.has("disallow-clear") or _is_clear_disallowed(environment.get("LTTNG_RELAYD_DISALLOW_CLEAR"))
         ),

@@ -77,6 +77,7 @@ class RelaySessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     stream_count: int  # open ones
     viewer_count: int
     sums: RelaySums  # closed streams included
+    trouble: str | None = None  # why its packets wait; None: all is well
 
 
 class RelaySessionList(msgspec.Struct, frozen=True, tag="relay-session-list"):
@@ -113,6 +114,8 @@ class RelayInfo(msgspec.Struct, frozen=True, kw_only=True, tag="relay"):
     control_url: str
     data_url: str
     live_url: str
+    fleet_url: str = ""  # of fleet:// sessions, and of their data; empty: it takes none
+    fleet_data_url: str = ""
     session_count: int
     stream_count: int
     packet_count: int  # since the start, of sessions that are over, too

@@ -31,6 +31,10 @@ log = logging.getLogger("tracefleet.transport.control-server")
 
 REQUESTS_IN_WORK_MAX = 64  # per peer; a client that waits for its replies has one
 QUEUED_MESSAGES_MAX = 256  # per peer and direction; a peer that does not read loses what is beyond
+# A host that is gone says nothing: its connections over TCP end after about two minutes.
+KEEP_ALIVE_IDLE_S = 60
+KEEP_ALIVE_INTERVAL_S = 10
+KEEP_ALIVE_COUNT = 6
 HANDSHAKE_DEADLINE_MS = 5000  # a connection that does not even speak ZeroMQ is closed after that
 LISTEN_BACKLOG = 1024  # connecting to a full queue of a Unix socket fails at once
 LAST_REPLIES_LINGER_MS = 500
@@ -107,6 +111,11 @@ class ControlServer:
                 zmq.RCVHWM: QUEUED_MESSAGES_MAX,
                 zmq.HANDSHAKE_IVL: HANDSHAKE_DEADLINE_MS,
                 zmq.BACKLOG: LISTEN_BACKLOG,
+                zmq.TCP_KEEPALIVE: 1,
+                zmq.TCP_KEEPALIVE_IDLE: KEEP_ALIVE_IDLE_S,
+                zmq.TCP_KEEPALIVE_INTVL: KEEP_ALIVE_INTERVAL_S,
+                zmq.TCP_KEEPALIVE_CNT: KEEP_ALIVE_COUNT,
+                zmq.IPV6: int(any(address.startswith("tcp://[") for address in self._addresses)),
             },
             monitored_events=zmq.EVENT_DISCONNECTED,
             on_connection_event=self._forget_connection,

@@ -83,6 +83,21 @@ def make_directories(base: str, path: str, mode: int) -> None:
         os.close(directory)
 
 
+def sync_directories(base: str, path: str) -> None:
+    """The directories on the way to `path`, and the base: their entries outlive the machine. Raises OSError."""
+    names = components(path)
+    for depth in range(len(names)):
+        directory = _walk(base, names[:depth])
+        try:
+            readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        finally:
+            os.close(directory)
+        try:
+            os.fsync(readable)
+        finally:
+            os.close(readable)
+
+
 class KeptParents:
     """Keeps a few directories open, for files that are looked at again and again. Only for files that exist:
 

@@ -87,6 +87,31 @@ class NativeIntake:
             group=session_id,
         )
 
+    def set_acknowledged_target(
+        self,
+        handle: int,
+        descriptors: Sequence[int],
+        *,
+        offset_bytes: int | None,
+        index_offset_bytes: int | None,
+        size_bytes_max: int,
+        next_sequence: int | None,
+        is_synced: bool,
+        session_id: int,
+    ) -> None:
+        """`descriptors`: of the data file, and of the index file unless it is metadata. Raises as `set_target`."""
+        self._native.set_target(
+            handle,
+            descriptors[0],
+            offset=offset_bytes,
+            size_limit=size_bytes_max,
+            group=session_id,
+            index_fd=descriptors[1] if len(descriptors) > 1 else -1,
+            index_offset=index_offset_bytes,
+            next_sequence=next_sequence,
+            is_synced=is_synced,
+        )
+
     def set_stop(self, handle: int, stop_sequence: int) -> None:
         self._native.set_stop(handle, stop_sequence)
 

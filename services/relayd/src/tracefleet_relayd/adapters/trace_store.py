@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -17,12 +17,20 @@ from tracefleet_common.codecs.index_file import (
     encode_index_entry,
     encode_index_header,
 )
-from tracefleet_relayd.adapters.beneath import make_directories, open_beneath, opened_parent, stat_beneath
+from tracefleet_relayd.adapters.acknowledged_files import AcknowledgedFiles
+from tracefleet_relayd.adapters.beneath import (
+    make_directories,
+    open_beneath,
+    opened_parent,
+    stat_beneath,
+    sync_directories,
+)
 from tracefleet_relayd.adapters.fd_tracker import FdTracker, FileHandle, NewFile
+from tracefleet_relayd.adapters.found_files import find_data, find_metadata
 from tracefleet_relayd.adapters.native_intake import NativeIntake
+from tracefleet_relayd.adapters.room import saying_no_room
 from tracefleet_relayd.adapters.viewed_file import ViewedFile
-from tracefleet_relayd.application.ports import NoRoom, Tail
-from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS
+from tracefleet_relayd.application.ports import FoundFile, NoRoom, Tail
 from tracefleet_relayd.domain.trace_chunk import MakeDirectory, RemoveDirectory, RemoveFile, Rename, Step
 
 log = logging.getLogger("tracefleet.relayd.store")
@@ -68,7 +76,7 @@ class TraceStoreOnDisk:
         return IntakeTarget(self, self._tracker, self._intake, handle, session_id, size_bytes_max)
 
     def make_index_file(self, path: str, minor: int) -> IndexFile:
-        with _saying_no_room():
+        with saying_no_room():
             self.prepare(path)
             index = IndexFile(self._tracker.open(path, _NEW, FILE_MODE), minor)
         index.write_header()
@@ -80,6 +88,26 @@ class TraceStoreOnDisk:
     def make_metadata_file(self, path: str) -> MetadataFile:
         self.prepare(path)
         return MetadataFile(self._tracker.open(path, _NEW, FILE_MODE))
+
+    def make_acknowledged_target(
+        self, handle: int, *, session_id: int, size_bytes_max: int, is_synced: bool
+    ) -> AcknowledgedFiles:
+        return AcknowledgedFiles(
+            self,
+            self._tracker,
+            self._intake,
+            handle,
+            session_id=session_id,
+            size_bytes_max=size_bytes_max,
+            is_synced=is_synced,
+        )
+
+    def find_files(self, path: str, index_path: str | None) -> FoundFile | None:
+        return find_metadata(self._base, path) if index_path is None else find_data(self._base, path, index_path)
+
+    def sync_directories(self, path: str) -> None:
+        """Of a file: the names on the way to it outlive the machine. Raises OSError."""
+        sync_directories(self._base, path)
 
     def prepare(self, path: str) -> None:
         """Make room for a new file: its directories are there, and no file of its name. Raises OSError."""
@@ -130,7 +158,7 @@ class IntakeTarget:
     def begin(self, path: str, *, stop_sequence: int | None, tail: Tail | None = None) -> None:
         new = NewFile(path, _NEW, FILE_MODE)
         if tail is None:
-            with _saying_no_room():
+            with saying_no_room():
                 self._store.prepare(path)
                 self._target.move([new], self._taker(0, stop_sequence))
             return
@@ -171,16 +199,6 @@ class IntakeTarget:
             )
 
         return take
-
-
-@contextlib.contextmanager
-def _saying_no_room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM_ERRORS:
-            raise NoRoom from error
-        raise
 
 
 def _copy(source: int, tail: Tail, destination: int) -> None:
@@ -242,7 +260,7 @@ class MetadataFile:
 
 def _write(handle: FileHandle, data: bytes, offset_bytes: int) -> None:
     rest = memoryview(data)
-    with _saying_no_room(), handle as descriptor:
+    with saying_no_room(), handle as descriptor:
         while rest:
             size = os.pwrite(descriptor, rest, offset_bytes)
             rest = rest[size:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from tracefleet_common.codecs import lttng_relay as relay
 from tracefleet_common.codecs.lttng_relay import PendingStatus, Reply, Request, ReturnCode
@@ -17,9 +17,6 @@ from tracefleet_relayd.domain.relay_session import RelaySession
 from tracefleet_relayd.domain.stream import NONE_YET, Stream, StreamSettings
 
 log = logging.getLogger("tracefleet.relayd.control")
-
-# A trace file limit below a packet is kept by having one packet per file.
-FILE_COUNT_MAX: Final = 1 << 32
 
 
 class Refused(Exception):
@@ -147,14 +144,10 @@ class ControlCommands:
             )
             _name_old_session(session, request.path)
         else:
-            path = names.checked_path("path of a stream", request.path)
-            if path.split("/")[0] == names.ARCHIVES:
-                raise InvalidArgument(f"A stream must not be in {names.ARCHIVES}")
+            path = names.checked_stream_path(request.path)
         is_limited = request.channel_name != names.METADATA_NAME
-        file_count = min(request.trace_file_count, FILE_COUNT_MAX)
-        longest = names.data_file_name(request.channel_name, FILE_COUNT_MAX)
-        names.check_name("channel name", request.channel_name)
-        names.check_name("file name", f"{longest}.idx")
+        file_count = min(request.trace_file_count, names.FILE_COUNT_MAX)
+        names.check_channel_name(request.channel_name)
         return StreamSettings(
             handle=handle,
             trace_id=self._sessions.trace_id(session, path),

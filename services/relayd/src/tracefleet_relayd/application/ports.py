@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from tracefleet_common.codecs.index_file import IndexEntry
+from tracefleet_relayd.domain.journal import Journal, JournalRecord
 from tracefleet_relayd.domain.trace_chunk import Step
 from tracefleet_relayd.domain.trace_file import FileOpener
 
@@ -23,8 +24,28 @@ class Tail(NamedTuple):
     end_bytes: int
 
 
-class DataTarget(Protocol):
-    """Where the intake writes the packets of one stream. Methods raise OSError, `begin` also NoRoom."""
+class FoundFile(NamedTuple):
+    """What a data file and its index file hold, or a metadata file (whose packets are the entries)."""
+
+    entry_count: int
+    end_bytes: int  # of the last whole packet
+    stream_class_id: int = 0  # this and the others: as the last entry says
+    discarded_event_count: int = 0
+    packet_number: int = 0
+
+
+class LentFiles(Protocol):
+    """What the intake writes to. Methods raise OSError."""
+
+    def touch(self) -> None:
+        """Packets arrived."""
+
+    def close(self) -> None:
+        """The intake writes no more to it."""
+
+
+class DataTarget(LentFiles, Protocol):
+    """Where the intake writes the packets of one stream. `begin` also raises NoRoom."""
 
     def begin(self, path: str, *, stop_sequence: int | None, tail: Tail | None = None) -> None:
         """Make a data file, and go on at its start, or behind `tail`, which moves there.
@@ -35,11 +56,27 @@ class DataTarget(Protocol):
     def go_on(self, *, stop_sequence: int | None) -> None:
         """With the same file, as its descriptor was taken away."""
 
-    def touch(self) -> None:
-        """Packets arrived."""
 
-    def close(self) -> None:
-        """The intake writes no more to it."""
+class AcknowledgedTarget(LentFiles, Protocol):
+    """Where the intake writes the packets and index entries of one stream whose sender hears of it.
+
+    `index_path`: None for metadata. `next_sequence`: the number of the next packet; None: as it was.
+    """
+
+    def prepare(self, path: str, index_path: str | None) -> None:
+        """Make way: what bears these names is theirs no more. Raises NoRoom too."""
+
+    def begin(self, path: str, index_path: str | None, *, next_sequence: int | None) -> None:
+        """Make the files, and go on in them. Raises NoRoom too; then, nothing has changed for the intake."""
+
+    def resume(self, path: str, index_path: str | None, found: FoundFile, *, next_sequence: int) -> None:
+        """Go on behind what is in the files. Only before, or after a `close`, of a stream the intake does not know."""
+
+    def go_on(self) -> None:
+        """With the same files, as their descriptors were taken away."""
+
+    def make_durable(self) -> None:
+        """See that the names of the files outlive the machine."""
 
 
 class IndexWriter(Protocol):
@@ -78,6 +115,17 @@ class TraceStore(FileOpener, Protocol):
         """One that is there."""
 
     def make_metadata_file(self, path: str) -> MetadataWriter: ...
+
+    def make_acknowledged_target(
+        self, handle: int, *, session_id: int, size_bytes_max: int, is_synced: bool
+    ) -> AcknowledgedTarget:
+        """For a stream; as `make_data_target`. `is_synced`: acknowledge what the device has."""
+
+    def find_files(self, path: str, index_path: str | None) -> FoundFile | None:
+        """Cut off what is no whole packet, and tell what is there. None: a file is missing, or has no header yet.
+
+        Raises TracefleetError for an index file that is none.
+        """
 
 
 class ReportKind(Enum):
@@ -118,6 +166,30 @@ class IntakeReport(NamedTuple):
     stream_class_id: int = 0
     discarded_event_count: int = 0
     packet_number: int = 0
+
+
+class Journals(Protocol):
+    """What is remembered of acknowledged sessions, by the names of their journals.
+
+    All raise OSError, and TracefleetError for a journal that cannot be understood or is another daemon's.
+    """
+
+    def names(self) -> Sequence[str]: ...
+
+    def load(self, name: str) -> Journal | None:
+        """None: there is none."""
+
+    def save(self, name: str, journal: Journal, *, is_synced: bool) -> None:
+        """All of it, in place of what was there. Raises NoRoom too. `is_synced`: it outlives the machine."""
+
+    def append(self, name: str, journal: Journal, records: Sequence[JournalRecord], *, is_synced: bool) -> None:
+        """`journal` has the records already. Raises NoRoom too."""
+
+    def remove(self, name: str) -> None:
+        """It need not be there."""
+
+    def is_output_there(self, path: str) -> bool:
+        """Whether there is that directory, relative to the output directory."""
 
 
 class Intake(Protocol):

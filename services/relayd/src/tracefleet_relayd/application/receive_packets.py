@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 
 from tracefleet_common.errors import TracefleetError
 from tracefleet_relayd.application.ports import HoldReason, Intake, IntakeReport, NoRoom, ReportKind
@@ -32,6 +33,8 @@ class ReceivePackets:
         self._sessions_by_token: dict[int, RelaySession] = {}
         self._held: set[int] = set()  # they are resumed in a while
         self._without_room: set[int] = set()  # it was said that the disk is full
+        self.acknowledged: set[int] = set()  # connections that are not ours, but whose are:
+        self.take_acknowledged: Callable[[IntakeReport], None] = lambda _report: None
         files.take_reports_with(self.take_reports)
 
     def take_reports(self) -> None:
@@ -54,6 +57,9 @@ class ReceivePackets:
             self._close(token, is_aborted=True)
 
     def _take(self, report: IntakeReport) -> None:
+        if report.token in self.acknowledged:
+            self.take_acknowledged(report)
+            return
         if report.kind is ReportKind.CLOSED:
             self._intake.close(report.token)
             if report.error:
@@ -66,9 +72,6 @@ class ReceivePackets:
         try:
             if report.kind is ReportKind.PACKET:
                 self._take_packet(report, record)
-            elif report.kind is ReportKind.BEACON:
-                if record is not None:
-                    record.stream.take_beacon(report.timestamp_end, report.stream_class_id)
             else:
                 self._release(report, record)
         except (OSError, TracefleetError) as error:
@@ -89,12 +92,6 @@ class ReceivePackets:
             return  # closed or moved away in the meantime: its session was aborted
         self._sessions_by_token.setdefault(report.token, record.session)
         stream = record.stream
-        if stream.settings.is_acknowledged:
-            size_bytes = report.data_size_bytes + report.padding_size_bytes
-            stream.take_entry(report.sequence, report.offset_bytes, size_bytes, *report[-3:])
-            if record.target is not None:
-                record.target.touch()
-            return
         stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
         self._without_room.discard(report.token)
         if record.target is not None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from tracefleet_common.codecs.lttng_relay import MINOR_TRACE_CHUNKS, CreateSession
+from tracefleet_common.codecs.lttng_relay import MINOR, MINOR_TRACE_CHUNKS, CreateSession
 from tracefleet_common.errors import InvalidArgument
 from tracefleet_relayd.application.ports import Clock
 from tracefleet_relayd.application.stream_files import StreamFiles
@@ -56,21 +56,33 @@ class Sessions:
         """Raises InvalidArgument, or NotFound for a trace chunk that is not there."""
         if minor < MINOR_TRACE_CHUNKS:
             return self._create_old(request, minor)
-        check_creation(request.sessiond_uuid, request.session_name, request.host_name)
         if request.sessiond_uuid is None or request.sessiond_session_id is None or request.creation_time_s is None:
             raise InvalidArgument("Something of the session is missing")
-        output = names.output_path(
-            self.grouping,
-            host_name=request.host_name,
-            session_name=request.session_name,
-            base_path=names.checked_path("base path", request.base_path) if request.base_path else "",
-            creation_time_s=request.creation_time_s,
-            has_creation_time_in_name=request.has_creation_time_in_name,
-        )
+        output = self.output_of(request)
         key = OriginKey(request.sessiond_uuid, request.sessiond_session_id)
         origin = self._origins.get(key) or Origin(key)
         chunk = None if request.current_chunk_id is None else origin.chunk(request.current_chunk_id)
         return self._add(request, minor, origin, output, request.creation_time_s, chunk)
+
+    def output_of(self, request: CreateSession) -> str:
+        """Where the session goes. Raises InvalidArgument for names and times that cannot be."""
+        check_creation(request.sessiond_uuid, request.session_name, request.host_name)
+        return names.output_path(
+            self.grouping,
+            host_name=request.host_name,
+            session_name=request.session_name,
+            base_path=names.checked_path("base path", request.base_path) if request.base_path else "",
+            creation_time_s=request.creation_time_s or 0,
+            has_creation_time_in_name=request.has_creation_time_in_name,
+        )
+
+    def begin_acknowledged(self, request: CreateSession, output: str) -> RelaySession:
+        """A session in its only trace chunk, `output`, which it shares with nobody. All is checked already."""
+        creation_time_s = request.creation_time_s or 0
+        origin = Origin(OriginKey(request.sessiond_uuid or NO_UUID, request.sessiond_session_id or 0))
+        session = self._add(request, MINOR, origin, output, creation_time_s, None, is_acknowledged=True)
+        self._files.carry_out(session.create_chunk(0, creation_time_s, None))
+        return session
 
     def _create_old(self, request: CreateSession, minor: int) -> RelaySession:
         if request.session_name or request.host_name:
@@ -89,6 +101,8 @@ class Sessions:
         output: str,
         creation_time_s: int,
         chunk: TraceChunk | None,
+        *,
+        is_acknowledged: bool = False,
     ) -> RelaySession:
         settings = SessionSettings(
             session_id=next(self._session_ids),
@@ -99,12 +113,13 @@ class Sessions:
             is_snapshot=request.is_snapshot,
             creation_time_s=creation_time_s,
             output=output,
+            is_acknowledged=is_acknowledged,
         )
         session = RelaySession(settings, origin, chunk)
         if output and not self._outputs[output]:
             self._files.carry_out(put_aside_left_over(output, self._clock.now_s()))
         self._outputs[output] += 1
-        if minor >= MINOR_TRACE_CHUNKS:
+        if minor >= MINOR_TRACE_CHUNKS and not is_acknowledged:
             self._origins[origin.key] = origin
         self._sessions[session.session_id] = session
         log.info(

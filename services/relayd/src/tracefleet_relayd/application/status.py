@@ -89,7 +89,12 @@ class Status:
             is_closed=session.is_closed,
             stream_count=session.stream_count,
             viewer_count=self._viewer_count(session.session_id),
-            sums=_sums(session.books(), sum(stream.lagging_packet_count for stream in session.streams.values())),
+            sums=_sums(
+                session.books(),
+                sum(stream.lagging_packet_count for stream in session.streams.values()),
+                is_acknowledged=settings.is_acknowledged,
+            ),
+            trouble=session.trouble,
         )
 
 
@@ -99,16 +104,17 @@ def _stream_info(stream: Stream) -> RelayStreamInfo:
         path=stream.path,
         channel_name=stream.channel_name,
         is_metadata=stream.is_metadata,
-        sums=_sums(stream.books, stream.lagging_packet_count),
+        sums=_sums(stream.books, stream.lagging_packet_count, is_acknowledged=stream.settings.is_acknowledged),
     )
 
 
-def _sums(books: StreamBooks, lagging_packet_count: int) -> RelaySums:
+def _sums(books: StreamBooks, lagging_packet_count: int, *, is_acknowledged: bool) -> RelaySums:
     return RelaySums(
         packet_count=books.packet_count,
         bytes=books.size_bytes,
         index_entry_count=books.entry_count,
         lagging_packet_count=lagging_packet_count,
+        acknowledged_packet_count=books.packet_count if is_acknowledged else None,
         loss=RelayLoss(
             discarded_event_count=books.discarded_event_count,
             missing_packet_count=books.missing_packet_count,

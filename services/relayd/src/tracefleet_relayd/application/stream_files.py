@@ -11,6 +11,7 @@ from tracefleet_common.codecs.index_file import IndexEntry
 from tracefleet_common.codecs.lttng_relay import MINOR_INDEX_1_1
 from tracefleet_common.errors import NotFound
 from tracefleet_relayd.application.ports import (
+    AcknowledgedTarget,
     DataTarget,
     IndexWriter,
     Intake,
@@ -40,6 +41,7 @@ class OpenStream:
         self.session = session
         self.stream = stream
         self.target: DataTarget | None = None
+        self.acknowledged: AcknowledgedTarget | None = None  # instead
         self.metadata: MetadataWriter | None = None
         self.index: IndexWriter | None = None
         self.index_file: TraceFile | None = None  # that `index` writes
@@ -86,6 +88,10 @@ class StreamFiles:
             raise
         self._streams[stream.stream_id] = record
 
+    def add(self, record: OpenStream) -> None:
+        """One whose files somebody else opened."""
+        self._streams[record.stream.stream_id] = record
+
     def close_when_complete(self, stream: Stream, *, is_aborted: bool = False) -> None:
         """Close it, if that was asked for and nothing is missing that was announced."""
         if stream.is_closed or not stream.is_close_requested or not stream.may_close(is_aborted=is_aborted):
@@ -102,7 +108,7 @@ class StreamFiles:
                 len(record.entries),
             )
         self._close_files(record)
-        if not stream.is_metadata:
+        if not stream.is_metadata or stream.settings.is_acknowledged:
             self._intake.remove(stream.stream_id)  # closes a connection that is in the middle of one of its packets
         self.carry_out(stream.close())
         self._on_stream_closed(record.session, stream)
@@ -276,6 +282,9 @@ class StreamFiles:
 
     def _close_files(self, record: OpenStream) -> None:
         self._close_index(record)
+        if record.acknowledged is not None:
+            record.acknowledged.close()
+            record.acknowledged = None
         if record.target is not None:
             record.target.close()
             record.target = None

@@ -17,6 +17,7 @@ from tracefleet_common.errors import InvalidArgument
 NAME_SIZE_BYTES_MAX = 255  # NAME_MAX of Linux
 PATH_SIZE_BYTES_MAX = 3000  # leaves room for names of session, host and chunk below PATH_MAX
 PATH_DEPTH_MAX = 64
+FILE_COUNT_MAX = 1 << 32  # of a stream
 ARCHIVES = "archives"
 METADATA_NAME = "metadata"
 INDEX_DIRECTORY = "index"
@@ -63,6 +64,20 @@ def _check_part(what: str, part: str) -> None:
         raise InvalidArgument(f"The {what} cannot be written: {part[:64]!r}") from None
     if size_bytes > NAME_SIZE_BYTES_MAX:
         raise InvalidArgument(f"The {what} has a part of {size_bytes} bytes: {part[:64]!r}")
+
+
+def checked_stream_path(path: str) -> str:
+    """Of the trace that a stream belongs to, below the trace chunk. Raises InvalidArgument."""
+    path = checked_path("path of a stream", path)
+    if path.split("/")[0] == ARCHIVES:
+        raise InvalidArgument(f"A stream must not be in {ARCHIVES}")
+    return path
+
+
+def check_channel_name(name: str) -> None:
+    """The longest file names that it leads to are possible, too. Raises InvalidArgument."""
+    check_name("channel name", name)
+    check_name("file name", f"{data_file_name(name, FILE_COUNT_MAX)}.idx")
 
 
 def session_time(time_s: int) -> str:

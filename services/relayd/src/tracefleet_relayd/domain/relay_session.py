@@ -63,6 +63,7 @@ class SessionSettings:
     is_snapshot: bool
     creation_time_s: int
     output: str
+    is_acknowledged: bool = False  # fleet://: its producer hears of every packet that is safe
 
 
 class RelaySession:
@@ -81,6 +82,7 @@ class RelaySession:
         self.is_aborted = False
         self.streams: dict[int, Stream] = {}  # those that are not closed
         self.closed_books = StreamBooks()  # of those that are
+        self.trouble: str | None = None  # why packets wait; None when all is well
         self.trace_ids: dict[str, int] = {}  # by path
         self._names_by_path: dict[str, set[str]] = {}  # of open streams
         self._watchers: list[StreamWatcher] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -79,6 +79,14 @@ class StreamBooks:
             setattr(self, name, getattr(self, name) + count)
 
 
+class ResumedFile(NamedTuple):
+    """One of the files that a stream left."""
+
+    number: int | None  # None: it has one file only
+    entry_count: int
+    end_bytes: int
+
+
 class Stream:
     """`opener` is how viewers get at its files."""
 
@@ -140,6 +148,36 @@ class Stream:
         self.file.has_index_file = True
         self.file.chunk.note_directory(f"{self.settings.path}/{names.INDEX_DIRECTORY}")
         self.file.chunk.files.add(self.file.relative_index_path)
+
+    def resume(self, files: Sequence[ResumedFile], next_sequence: int) -> None:
+        """Take over what is there already: the files in their order; packets go to the last one, or behind it.
+
+        Only for an acknowledged stream that is new here.
+        """
+        assert self.file is not None and self.settings.is_acknowledged
+        chunk = self.file.chunk
+        for number, entry_count, end_bytes in files:
+            self.file = self._metadata_file = self._new_file(chunk, number or 0)
+            self.file.end_bytes = end_bytes
+            self.books.packet_count += entry_count
+            self.books.size_bytes += end_bytes
+            if self.settings.is_metadata:
+                self.metadata_size_bytes = end_bytes
+                continue
+            self.note_index_file()
+            self.books.entry_count += entry_count
+            self.file.entry_count = entry_count
+            if entry_count:
+                self.file.first_position = self.end_position
+                self.end_position += entry_count
+                self._segments.append(self.file)
+        self.last_data = self.last_entry = next_sequence - 1
+
+    def resume_numbers(self, stream_class_id: int, discarded_event_count: int, packet_number: int) -> None:
+        """As the last index entry says."""
+        self.stream_class_id = stream_class_id
+        self.books.discarded_event_count = discarded_event_count
+        self._last_packet = packet_number
 
     # ---- packets and index entries ----
 

@@ -887,13 +887,15 @@ static void *run(void *argument)
 
 	pthread_mutex_lock(&fleet->lock);
 	while (!fleet->is_ending) {
+		if (fleet->claimant_count > 0) {
+			pthread_cond_wait(&fleet->changed, &fleet->lock);
+			continue; /* anything may have happened */
+		}
 		if (fleet->former_fd >= 0) {
 			close(fleet->former_fd);
 			fleet->former_fd = -1;
 			pthread_cond_broadcast(&fleet->changed);
 		}
-		while (fleet->claimant_count > 0)
-			pthread_cond_wait(&fleet->changed, &fleet->lock);
 		if (!send_some(fleet))
 			await_work(fleet);
 	}

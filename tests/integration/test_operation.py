@@ -250,6 +250,19 @@ def test_the_tracing_group_may_ask_and_others_have_daemons_of_their_own(make_fle
     assert health(fleet, uid=65534) == (1, {}), "no member of the group: there is nothing of its own"
 
 
+def test_checks_do_not_keep_a_consumer_daemon_that_nobody_needs(make_fleet: Callable[..., Fleet]) -> None:
+    world = (fleet := make_fleet()).world
+    (world.run_directory / "ustconsumerd64").mkdir()
+    program = fleet.kind.session_daemon.with_name(fleet.kind.consumer_daemon)
+    process = world.popen([program, "--orphan-timeout=2", "--exit-when-orphaned"])
+    wait_until(
+        lambda: states(fleet, "consumerd") == {"consumerd": "ready"}, "a consumer daemon without a session daemon"
+    )
+    # More often than it waits for a session daemon.
+    wait_until(lambda: (states(fleet, "consumerd"), process.poll())[1] is not None, "the consumer daemon to end")
+    assert process.wait() == 0
+
+
 class PretendedRelay:
     """Speaks the bus at a socket outside the world, and claims to listen on a port where nobody is."""
 

@@ -155,9 +155,9 @@ class SessionCommands:
     async def _describe_session(self, request: control.DescribeSession, caller: Caller) -> msgspec.Struct:
         session = self._sessions.get(request.session, caller)
         domains: tuple[control.DomainInfo, ...] = ()
-        totals: dict[str, ChannelTotals] = {}
+        # At the same time, because a consumer daemon that is stopped answers neither.
+        totals, streaming = await asyncio.gather(self._tracer.totals(session), self._tracer.streaming(session))
         if session.channels:
-            totals = await self._tracer.totals(session)
             domains = (
                 control.DomainInfo(
                     domain=Domain.USER_SPACE,
@@ -174,7 +174,7 @@ class SessionCommands:
             session=_session_info(session),
             domains=domains,
             sums=_session_sums(totals.values()),
-            streaming=await self._tracer.streaming(session),
+            streaming=streaming,
         )
 
     # ---- channels ----

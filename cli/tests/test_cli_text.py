@@ -236,6 +236,7 @@ def test_what_a_relay_daemon_misses_is_told_by_cause() -> None:
         is_closed=False,
         stream_count=0,
         viewer_count=1,
+        trouble="the disk is full",
         sums=RelaySums(
             packet_count=10,
             bytes=100,
@@ -248,6 +249,7 @@ def test_what_a_relay_daemon_misses_is_told_by_cause() -> None:
     assert relay_text.details_text(RelaySessionDetails(info, ())).splitlines() == [
         "  6) s [live] from host",
         "    Trace output: host/s-1",
+        "    Error:        the disk is full",
         "    Streams:      0, viewers: 1",
         "    Received:     10 packets, 100 bytes",
         "    Acknowledged: 9 packets",

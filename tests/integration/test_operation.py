@@ -419,12 +419,13 @@ def streams_of(fleet: Fleet) -> list[Any]:
     return list(channel["streams"])
 
 
-def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet]) -> None:
+@pytest.mark.parametrize("protocol", ["net", "fleet"])
+def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet], protocol: str) -> None:
     fleet = make_fleet()
     fleet.start_daemon()
     relay = Relay(fleet)
     program = fleet.program()
-    fleet.run("create", "s1", "--set-url=net://localhost")
+    fleet.run("create", "s1", f"--set-url={protocol}://localhost")
     assert fleet.json("list", "s1")["streaming"] is None, "nobody has connected yet"
     fleet.run("enable-channel", "-u", "--subbuf-size=4096", "--num-subbuf=2", "c")
     fleet.run("enable-event", "-u", RULE, "-c", "c")
@@ -434,13 +435,9 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet]) -
     program.emit(50)
     fleet.stop()
     details = fleet.json("list", "s1")
-    streaming = details["streaming"]
-    sums = details["sums"]
+    streaming, sums = details["streaming"], details["sums"]
     assert sums["discarded_event_count"] > 0
     assert (streaming["is_connected"], streaming["trouble"]) == (True, None)
-    assert streaming["sent_packet_count"] == sums["recorded_packet_count"] > 0
-    assert streaming["sent_bytes"] == sums["recorded_bytes"]
-    assert streaming["acknowledged_packet_count"] is None
 
     daemon, sessions = map(json.loads, fleet.run("--json", "list-relay").stdout.splitlines())
     assert (daemon["type"], daemon["pid"], sessions["type"]) == ("relay", relay.pid, "relay-session-list")
@@ -448,19 +445,25 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet]) -
     there = fleet.json("list-relay", "s1")
     assert there["session"] == session == fleet.json("list-relay", str(session["session_id"]))["session"]
     data = [stream["sums"] for stream in there["streams"] if not stream["is_metadata"]]
-    assert sum(each["packet_count"] for each in data) == streaming["sent_packet_count"]
-    assert sum(each["bytes"] for each in data) == streaming["sent_bytes"]
+    assert sum(each["packet_count"] for each in data) == sums["recorded_packet_count"]
+    assert sum(each["bytes"] for each in data) == sums["recorded_bytes"]
     assert session["sums"]["loss"]["discarded_event_count"] == sums["discarded_event_count"]
+    sent = streaming["sent_packet_count"]
+    if protocol == "net":
+        assert (sent, streaming["sent_bytes"]) == (sums["recorded_packet_count"], sums["recorded_bytes"])
+        assert streaming["acknowledged_packet_count"] is session["sums"]["acknowledged_packet_count"] is None
+    else:  # metadata is acknowledged, too
+        assert sent == session["sums"]["packet_count"] > sums["recorded_packet_count"]
+        assert streaming["sent_bytes"] == session["sums"]["bytes"]
+        assert sent == streaming["acknowledged_packet_count"] == session["sums"]["acknowledged_packet_count"]
+        assert sum(each["acknowledged_packet_count"] for each in data) == sums["recorded_packet_count"]
     found = verification(fleet, relay.output / session["output"])
-    assert found["packet_count"] == streaming["sent_packet_count"]
+    assert found["packet_count"] == sums["recorded_packet_count"]
     assert found["discarded_event_count"] == sums["discarded_event_count"]
 
     text = fleet.run("list", "s1").stdout
-    assert (
-        "    Streaming: connected\n"
-        f"      Sent:         {streaming['sent_packet_count']} packets, {streaming['sent_bytes']} bytes\n\n"
-        "=== Domain: User space ===\n"
-    ) in text
+    assert f"    Streaming: connected\n      Sent:         {sent} packets, {streaming['sent_bytes']} bytes\n" in text
+    assert (f"      Acknowledged: {sent} packets, {streaming['sent_bytes']} bytes\n" in text) == (protocol == "fleet")
     listed = fleet.run("list-relay").stdout
     assert f"Relay daemon {relay.pid}:\n    Trace output: {relay.output}\n" in listed
     assert f"\n  {session['session_id']}) s1 [open] from {session['host_name']}\n" in listed
@@ -471,9 +474,20 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet]) -
     relay.process.wait(DEADLINE_S)
     wait_until(lambda: not fleet.json("list", "s1")["streaming"]["is_connected"], "the loss to be noticed")
     lost = fleet.json("list", "s1")["streaming"]
-    assert "lost" in lost["trouble"] and lost["sent_packet_count"] == streaming["sent_packet_count"]
+    assert lost["trouble"] and lost["sent_packet_count"] == sent
     text = fleet.run("list", "s1").stdout
     assert f"    Streaming: not connected\n      Error:        {lost['trouble']}\n" in text
+    if protocol == "fleet":
+        again = Relay(fleet)
+        wait_until(lambda: fleet.json("list", "s1")["streaming"]["is_connected"], "the way to be there again")
+        fleet.run("start")
+        program.emit(10)
+        fleet.stop()
+        details = fleet.json("list", "s1")
+        assert details["streaming"]["reconnect_count"] == 1 and details["streaming"]["trouble"] is None
+        assert details["streaming"]["acknowledged_packet_count"] == details["streaming"]["sent_packet_count"] > sent
+        found = verification(fleet, again.output / session["output"])
+        assert found["packet_count"] == details["sums"]["recorded_packet_count"]
 
 
 def test_relay_daemons_that_are_not_there_or_stopped(make_fleet: Callable[..., Fleet]) -> None:

@@ -45,6 +45,7 @@ def _session_lines(session: RelaySessionInfo) -> list[str]:
     return [
         f"  {session.session_id}) {session.session_name} [{kind}] from {session.host_name}",
         *([f"    Trace output: {session.output}"] if session.output else []),
+        *([f"    Error:        {session.trouble}"] if session.trouble is not None else []),
         f"    Streams:      {session.stream_count}, viewers: {session.viewer_count}",
         *_sums_lines(session.sums, "    "),
     ]

@@ -476,7 +476,7 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet], p
     lost = fleet.json("list", "s1")["streaming"]
     assert lost["trouble"] and lost["sent_packet_count"] == sent
     text = fleet.run("list", "s1").stdout
-    assert f"    Streaming: not connected\n      Error:        {lost['trouble']}\n" in text
+    assert "    Streaming: not connected\n      Error:        " in text
     if protocol == "fleet":
         again = Relay(fleet)
         wait_until(lambda: fleet.json("list", "s1")["streaming"]["is_connected"], "the way to be there again")

@@ -123,6 +123,8 @@ class FleetDataServer:
                     async with asyncio.timeout(GREETING_DEADLINE_S):
                         token = decode_greeting(await _receive(connection, GREETING_SIZE_BYTES))
                 self._take(connection, token)
+            except EOFError:
+                log.debug("A data connection ended before it greeted: from=%s", address)  # as a health check's does
             except TimeoutError:
                 log.warning("A data connection did not greet: refused=%s", address)
             except (OSError, RemoteProtocolError) as error:
@@ -145,11 +147,13 @@ class FleetDataServer:
 
 
 async def _receive(connection: socket.socket, size_bytes: int) -> bytes:
-    """What comes behind is the intake's."""
+    """What comes behind is the intake's. Raises EOFError when nothing comes at all."""
     loop = asyncio.get_running_loop()
     received = b""
     while len(received) < size_bytes:
         part = await loop.sock_recv(connection, size_bytes - len(received))
+        if not part and not received:
+            raise EOFError
         if not part:
             raise RemoteProtocolError("It ended before it greeted")
         received += part

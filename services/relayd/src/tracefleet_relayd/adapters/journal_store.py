@@ -63,10 +63,13 @@ class JournalStore:
     def names(self) -> list[str]:
         """Raises OSError."""
         try:
-            with opened_parent(self._base, f"{DIRECTORY}/x") as (directory, _):
-                return sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+            directory = open_beneath(self._base, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return []
+        try:
+            return sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+        finally:
+            os.close(directory)
 
     def load(self, name: str) -> Journal | None:
         """None: there is none of that name. Raises TracefleetError for one that cannot be understood, OSError."""

@@ -123,10 +123,14 @@ class FleetRelaySession:
         """
         if self.native.is_settled(True):
             return True
-        lost_at_s = self._lost_at_s
-        if lost_at_s is not None and self._loop.time() - lost_at_s >= PATIENCE_S:
+        if self._is_away:
             raise TransportError(self._trouble or f"The relay daemon at {self.text} is away")
         return False
+
+    @property
+    def _is_away(self) -> bool:
+        lost_at_s = self._lost_at_s
+        return lost_at_s is not None and self._loop.time() - lost_at_s >= PATIENCE_S
 
     def state(self) -> RelaySessionState:
         """As the native library counts."""
@@ -246,8 +250,8 @@ class FleetRelaySession:
     async def _conclude_in_time(self) -> None:
         self._is_concluding = True
         self._work.set()
-        # While the relay daemon is away it makes no sense to wait for what is safe here.
-        is_waiting = self._is_connected or self._spool is None
+        # While the relay daemon is away it makes no sense to wait for what is safe here, or for long.
+        is_waiting = self._is_connected or (self._spool is None and not self._is_away)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_DEADLINE_S if is_waiting else 0):
                 await self._is_concluded.wait()
@@ -383,25 +387,13 @@ class FleetRelaySession:
         return True
 
     async def _attach(self, port: int, handles: dict[int, streaming.AddedStream]) -> None:
-        output = self._record.output
         if not 0 < port <= PORT_MAX:
             raise RemoteProtocolError(f"The relay daemon at {self.text} takes data at port {port}")
-        family = socket.AF_INET6 if ":" in output.address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as data:
-            data.setblocking(False)
-            data.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            data.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            data.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)
-            try:
-                async with asyncio.timeout(CONNECT_DEADLINE_S):
-                    await self._loop.sock_connect(data, (output.address, port))
-                    await self._loop.sock_sendall(data, encode_greeting(self._record.opening.token))
-            except TimeoutError:
-                raise TransportError(f"Nobody takes data at port {port} of {self.text}") from None
-            self.native.attach(
-                data.fileno(),
-                [(key, stream.handle, stream.next_sequence) for key, stream in handles.items() if self._is_known(key)],
-            )
+        bindings = [
+            (key, stream.handle, stream.next_sequence) for key, stream in handles.items() if self._is_known(key)
+        ]
+        with await connect_data(self._record.output, port, self._record.opening.token) as data:
+            self.native.attach(data.fileno(), bindings)
             data.detach()
 
     async def _serve(self, link: ControlLink) -> bool:
@@ -479,6 +471,27 @@ class FleetRelaySession:
         await self._end(link, [self._end_of(key) for key in sorted(self._handles)])
         await self._ask(link, streaming.CloseStreaming(token=self._record.opening.token), Done)
         log.debug("Concluded a session: relay=%s", self.text)
+
+
+async def connect_data(output: FleetOutput, port: int, token: bytes) -> socket.socket:
+    """A data connection on which the greeting was sent. Raises TransportError or OSError."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in output.address else socket.AF_INET
+    data = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        data.setblocking(False)
+        data.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        data.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        data.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)
+        async with asyncio.timeout(CONNECT_DEADLINE_S):
+            await loop.sock_connect(data, (output.address, port))
+            await loop.sock_sendall(data, encode_greeting(token))
+    except BaseException as error:
+        data.close()
+        if isinstance(error, TimeoutError):
+            raise TransportError(f"Nobody takes data at port {port} of {output.text}") from None
+        raise
+    return data
 
 
 def _bus_address(output: FleetOutput) -> str:

@@ -490,6 +490,15 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet], p
         assert found["packet_count"] == details["sums"]["recorded_packet_count"]
 
 
+def test_a_list_does_not_wait_for_ever_for_a_consumer_daemon_that_is_stopped(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet()
+    start(fleet)
+    with fleet.paused_consumer():
+        result = fleet.run("list", "s1", deadline_s=DEADLINE_S)
+        assert "      Error:            No reply from ipc://" in result.stdout
+    wait_until(lambda: "Error:" not in fleet.run("list", "s1").stdout, "the books to be there again")
+
+
 def test_relay_daemons_that_are_not_there_or_stopped(make_fleet: Callable[..., Fleet]) -> None:
     fleet = make_fleet()
     result = fleet.run("list-relay", is_checked=False)

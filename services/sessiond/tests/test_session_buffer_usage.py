@@ -28,12 +28,12 @@ class SampledConsumer:
     def __init__(self) -> None:
         self.books: dict[int, control.StreamBooks] = {}
 
-    async def channel_states(
-        self, request: control.SampleChannels, deadline_s: float
-    ) -> tuple[control.ChannelState, ...]:
-        return tuple(
-            control.ChannelState(channel_key=key, streams=(self.books[key],) if key in self.books else ())
-            for key in request.channel_keys
+    async def sample(self, request: control.SampleChannels) -> control.ChannelsDrained:
+        return control.ChannelsDrained(
+            tuple(
+                control.ChannelState(channel_key=key, streams=(self.books[key],) if key in self.books else ())
+                for key in request.channel_keys
+            )
         )
 
 

@@ -25,6 +25,7 @@ ATTACH_DEADLINE_S = 1.0  # a consumer daemon that runs already answers at once
 START_DEADLINE_S = 20.0
 # Longer than the consumer daemon waits for a relay daemon.
 REQUEST_DEADLINE_S = 20.0
+SAMPLE_DEADLINE_S = 10.0
 # Draining is bounded on the consumer's side, stream by stream; this only catches a consumer that hangs.
 DRAIN_DEADLINE_S = 60.0
 # Programs that start to record announce all their events at once, and somebody waits for them to be done.
@@ -131,12 +132,14 @@ class Consumer:
             except TracefleetError as error:
                 log.warning("Repairs must do without %d record layouts: reason=%s", len(layouts), error)
 
-    async def channel_states(
-        self, body: msgspec.Struct, deadline_s: float = DRAIN_DEADLINE_S
-    ) -> tuple[control.ChannelState, ...]:
+    async def sample(self, request: control.SampleChannels | control.SampleRelaySessions) -> Any:
+        """The reply, soon: a person waits for it, and the consumer daemon for nothing. Raises as `request`."""
+        return await self.request(request, deadline_s=SAMPLE_DEADLINE_S)
+
+    async def channel_states(self, body: msgspec.Struct) -> tuple[control.ChannelState, ...]:
         """The reply to one of the requests that are answered with ChannelsDrained."""
         await self._tell_record_layouts()
-        reply: control.ChannelsDrained = await self.request(body, deadline_s=deadline_s)
+        reply: control.ChannelsDrained = await self.request(body, deadline_s=DRAIN_DEADLINE_S)
         return reply.channels
 
     def _is_there(self) -> bool:

@@ -40,7 +40,6 @@ log = logging.getLogger("tracefleet.sessiond.ust")
 
 # A relay daemon may be slow, and the consumer daemon waits for it; it answers itself within this time.
 RELAY_DEADLINE_S = 45.0
-SAMPLE_DEADLINE_S = 10.0  # nothing is waited for there; a person waits here
 SHARED_MEMORY_PATH = "/dev/shm"
 TRACEPOINT_COUNT_MAX = 100_000  # of one program; a list without end must not fill our memory
 
@@ -354,12 +353,12 @@ class UstTracer:
         if channels:
             keys = tuple(channel.channel_key for _, channel in channels)
             try:
-                states = await self._consumer.channel_states(control.SampleChannels(keys), SAMPLE_DEADLINE_S)
+                sampled: control.ChannelsDrained = await self._consumer.sample(control.SampleChannels(keys))
             except TracefleetError as error:
                 for _, channel in channels:
                     totals.setdefault(channel.channel.name, ChannelTotals()).error = str(error)
             else:
-                for (trace, channel), state in zip(channels, states, strict=True):
+                for (trace, channel), state in zip(channels, sampled.channels, strict=True):
                     total = totals.setdefault(channel.channel.name, ChannelTotals())
                     _add(total, state)
                     _add_usage(total, usages.get(state.channel_key))
@@ -371,9 +370,10 @@ class UstTracer:
         relay_key = self._relay_key(session)
         if relay_key is None:
             return None
-        request = control.SampleRelaySessions((relay_key,))
         try:
-            sampled: control.RelaySessionsSampled = await self._consumer.request(request, deadline_s=SAMPLE_DEADLINE_S)
+            sampled: control.RelaySessionsSampled = await self._consumer.sample(
+                control.SampleRelaySessions((relay_key,))
+            )
         except TracefleetError as error:
             log.warning("Cannot tell how a session is streamed: session=%s, reason=%s", session.name, error)
             return None

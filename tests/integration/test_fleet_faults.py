@@ -237,9 +237,13 @@ def test_a_cable_that_carries_one_way_only(scene: Scene) -> None:
 # ---- the relay daemon ----
 
 
-@pytest.mark.parametrize("durability", ["written", "synced"])
-def test_a_relay_daemon_is_killed_again_and_again(scene: Scene, durability: str) -> None:
-    scene.record(*LARGE, options=(f"--durability={durability}",))
+@pytest.mark.parametrize(
+    ("durability", "channel"),
+    [("written", LARGE), ("synced", LARGE), ("written", ("--tracefile-size=65536", *LARGE))],
+    ids=["written", "synced", "many trace files"],
+)
+def test_a_relay_daemon_is_killed_again_and_again(scene: Scene, durability: str, channel: tuple[str, ...]) -> None:
+    scene.record(*channel, options=(f"--durability={durability}",))
     for _ in range(4):
         scene.emit_until_more_arrives(20_000)
         scene.kill_relay()
@@ -263,6 +267,28 @@ def test_a_relay_daemon_is_killed_while_it_takes_all_it_can(scene: Scene) -> Non
     discarded = scene.finish()
     assert discarded > 0
     scene.check(discarded)
+
+
+def test_programs_come_and_go_while_the_relay_daemon_is_away(scene: Scene) -> None:
+    scene.record("--buffers-pid", *LARGE)
+    emitted_counts = {}
+    for _ in range(2):
+        scene.emit_until_more_arrives()
+        before = scene.near.program()
+        before.emit(100)
+        scene.kill_relay()
+        meanwhile = scene.near.program()
+        for program, count in ((before, 200), (meanwhile, 50)):
+            emitted_counts[program.pid] = count
+            program.emit(100 if program is before else 50)
+            assert program.end() == 0
+        scene.restart_relay()
+    scene.emit_until_more_arrives()
+    assert scene.finish() == 0
+    reading = scene.far.read(scene.relay_side())
+    for pid, count in {**emitted_counts, **scene.emitted_counts}.items():
+        assert reading.numbers(pid=pid) == list(range(count))
+    scene.verify()
 
 
 def test_a_relay_daemon_is_stopped(scene: Scene) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tracefleet_common.client import run_directory
-from tracefleet_common.client.run_directory import bus_address, candidate_addresses, home_directory
+from tracefleet_common.client.run_directory import (
+    bus_address,
+    candidate_addresses,
+    candidate_run_directories,
+    home_directory,
+    relay_bus_sockets,
+)
 from tracefleet_common.errors import InvalidArgument
 
 GLOBAL = "ipc:///var/run/lttng/tracefleet-sessiond"
@@ -52,6 +59,17 @@ def test_an_explicit_address_overrides_everything(monkeypatch: pytest.MonkeyPatc
     be(monkeypatch, 0)
     monkeypatch.setenv("TRACEFLEET_SESSIOND", "tcp://host:1")
     assert candidate_addresses() == ("tcp://host:1",)
+
+
+def test_relay_daemons_are_found_in_the_run_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRACEFLEET_SESSIOND", "tcp://host:1")  # has nothing to say about them
+    be(monkeypatch, 1000, is_in_group=True)
+    assert candidate_run_directories() == ("/var/run/lttng", "/home/u/.lttng")
+    assert relay_bus_sockets(str(tmp_path)) == []
+    (tmp_path / "relayd").mkdir()
+    for name in ("bus-20", "bus-10", "health-10", "other"):
+        (tmp_path / "relayd" / name).touch()
+    assert relay_bus_sockets(str(tmp_path)) == [f"{tmp_path}/relayd/bus-10", f"{tmp_path}/relayd/bus-20"]
 
 
 def test_a_path_too_long_for_a_socket_is_named() -> None:

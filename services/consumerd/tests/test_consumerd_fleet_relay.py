@@ -337,7 +337,7 @@ def test_a_session_without_a_spool_ends_with_an_error_when_the_relay_daemon_is_a
         assert not session.is_settled((), ())
         world.relay.is_there = False
         world.relay.hang_up()
-        with pytest.raises(TransportError, match="could not conclude") as raised:
+        with pytest.raises(TransportError, match="could not be concluded") as raised:
             await world.run(session.close)
         assert raised.value.code == ErrorCode.ROTATION_FAIL_CONSUMER
         assert native.calls[-1] == "close"

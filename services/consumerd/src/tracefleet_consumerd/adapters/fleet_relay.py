@@ -265,10 +265,10 @@ class FleetRelaySession:
                     f"Not all packets for {self.text} are in the spool", ErrorCode.ROTATION_FAIL_CONSUMER
                 )
             return
-        trouble = self._trouble or "it has not acknowledged everything"
+        trouble = self._trouble or f"The relay daemon at {self.text} has not acknowledged everything"
         await self.give_up()
         raise TransportError(
-            f"The relay daemon at {self.text} could not conclude the session: {trouble}",
+            f"The session could not be concluded: {trouble}",
             ErrorCode.ROTATION_FAIL_CONSUMER,
         )
 
@@ -292,7 +292,10 @@ class FleetRelaySession:
                     break
                 raise TransportError(self._why_lost())
             except (TracefleetError, OSError) as error:
-                self._note_trouble(str(error))
+                is_reached = served_at_s is not None
+                self._note_trouble(
+                    str(error) if is_reached else f"The relay daemon at {self.text} cannot be reached: {error}"
+                )
             except Exception as error:  # of ours; the next connection may do without
                 log.exception("A connection to a relay daemon failed: relay=%s", self.text)
                 self._note_trouble(str(error))

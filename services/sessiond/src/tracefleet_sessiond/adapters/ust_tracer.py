@@ -334,7 +334,9 @@ class UstTracer:
             try:
                 await self._consumer.request(control.CloseRelaySession(traces.relay_key), deadline_s=RELAY_DEADLINE_S)
             except TracefleetError as error:
-                raise TransportError(str(error), ErrorCode.ROTATION_FAIL_CONSUMER) from None
+                count = sum(total.unwritten_packet_count for total in traces.closed_totals.values())
+                lost = f"; {count} packets are lost, which it did not take" if count else ""
+                raise TransportError(f"{error}{lost}", ErrorCode.ROTATION_FAIL_CONSUMER) from None
         return warnings
 
     def _relay_key(self, session: RecordingSession) -> int | None:

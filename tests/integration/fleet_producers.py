@@ -55,7 +55,10 @@ trace {
         uint32_t magic; uint8_t uuid[16]; uint32_t stream_id; uint64_t stream_instance_id;
     };
 };
-env { domain = "ust"; tracer_name = "lttng-ust"; tracer_major = 2; tracer_minor = 13; };
+env {
+    domain = "ust"; tracer_name = "lttng-ust"; tracer_major = 2; tracer_minor = 13;
+    architecture_bit_width = 64;
+};
 clock { name = monotonic; freq = 1000000000; };
 typealias integer { size = 64; align = 8; signed = false; map = clock.monotonic.value; } := time_t;
 stream {

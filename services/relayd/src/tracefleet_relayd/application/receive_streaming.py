@@ -54,7 +54,7 @@ from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS, OpenStrea
 from tracefleet_relayd.domain import names
 from tracefleet_relayd.domain.journal import Journal, SessionRecord, StreamRecord
 from tracefleet_relayd.domain.relay_session import RelaySession
-from tracefleet_relayd.domain.stream import ResumedFile, Stream, StreamSettings
+from tracefleet_relayd.domain.stream import ResumedFile, Stream, StreamBooks, StreamSettings
 from tracefleet_relayd.domain.trace_chunk import RemoveFile
 
 log = logging.getLogger("tracefleet.relayd.streaming")
@@ -81,6 +81,7 @@ class StreamingSession:
     connection: int | None = None
     is_held: bool = False  # the connection is to be resumed in a while
     detached_since_s: int | None = None
+    closed_books: dict[int, StreamBooks] = field(default_factory=dict)  # as they are in those of the session
     next_files: set[int] = field(default_factory=set)  # streams whose next file is in the journal, but not made yet
 
     @property
@@ -256,8 +257,7 @@ class ReceiveStreaming:
         record = found.journal.streams[request.path, request.channel_name]
         opened = self._files.get(record.handle)
         if opened is not None and request.oldest_sequence > opened.stream.last_data + 1:
-            opened.stream.is_close_requested = True
-            self._files.close_when_complete(opened.stream, is_aborted=True)
+            self._close_stream(found, opened.stream)
             self._packets.take_reports()  # those of the stream as it was
             opened = None
         if opened is None:
@@ -292,6 +292,9 @@ class ReceiveStreaming:
             raise
         self._files.add(opened)
         found.session.add(stream)
+        closed_books = found.closed_books.pop(record.handle, None)
+        if closed_books is not None:  # its files tell
+            found.session.closed_books.subtract(closed_books)
         return opened
 
     def _open_files(
@@ -355,9 +358,14 @@ class ReceiveStreaming:
         for record in ended.values():
             opened = self._files.get(record.handle)
             if opened is not None:
-                opened.stream.ask_to_close(None)
-                self._files.close_when_complete(opened.stream)
+                self._close_stream(found, opened.stream)
         return Done()
+
+    def _close_stream(self, found: StreamingSession, stream: Stream) -> None:
+        """It may be opened again."""
+        stream.is_close_requested = True
+        self._files.close_when_complete(stream, is_aborted=True)
+        found.closed_books[stream.stream_id] = stream.books
 
     def _close_streaming(self, request: CloseStreaming) -> Done:
         name = self._name_of(request.token)
@@ -537,11 +545,12 @@ class ReceiveStreaming:
 
     def _tidy_one(self) -> None:
         """Look at one journal of a former relay daemon: what it left may end in the middle of a packet."""
-        if self._untidied is None:
-            self._untidied = list(self._journals.names())
-        if not self._untidied or (name := self._untidied.pop()) in self._by_name:
-            return
         try:
+            if self._untidied is None:
+                self._untidied = []
+                self._untidied.extend(self._journals.names())
+            if not self._untidied or (name := self._untidied.pop()) in self._by_name:
+                return
             journal = self._journals.load(name)
             if journal is not None:
                 self._tidy(journal)

@@ -78,6 +78,11 @@ class StreamBooks:
         for name, count in vars(other).items():
             setattr(self, name, getattr(self, name) + count)
 
+    def subtract(self, other: StreamBooks) -> None:
+        """Undo an `add`."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) - count)
+
 
 class ResumedFile(NamedTuple):
     """One of the files that a stream left."""

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,17 @@ assert health
 assert lttng.lttng_health_query(health) == 0
 threads = (lttng.lttng_health_get_thread(health, i) for i in range(lttng.lttng_health_get_nr_threads(health)))
 print(lttng.lttng_health_state(health), *(lttng.lttng_health_thread_state(ctypes.c_void_p(each)) for each in threads))
+"""
+# Listens on a port, and accepts nobody: once its queue is full, nobody can connect.
+JAMMED_PORT = """
+import signal, socket
+listener = socket.create_server(("127.0.0.1", 5344), backlog=0)
+waiting = [socket.socket() for _ in range(4)]
+for connection in waiting:
+    connection.setblocking(False)
+    connection.connect_ex(listener.getsockname())
+print("jammed", flush=True)
+signal.pause()
 """
 CONSUMERD_64 = 1  # LTTNG_HEALTH_CONSUMERD_UST_64
 
@@ -338,6 +350,14 @@ def test_what_is_no_daemon_and_what_is_not_ready(make_fleet: Callable[..., Fleet
     with PretendedRelay(tmp_path / "pretended", "tcp://127.0.0.1:5344"):
         state, reason = found(tmp_path / "pretended")
         assert state == "not-ready" and reason.startswith("live port: tcp://127.0.0.1:5344: ")
+        jam = fleet.world.popen(["/usr/bin/python3", "-c", JAMMED_PORT], stdout=subprocess.PIPE)
+        assert jam.stdout is not None and jam.stdout.readline() == b"jammed\n"
+        assert found(tmp_path / "pretended") == (
+            "silent",
+            "live port: tcp://127.0.0.1:5344: no answer within 0.5 s",
+        )
+        jam.kill()
+        jam.wait(DEADLINE_S)
         relay = Relay(fleet)
         assert health(fleet, "relayd", f"--bus-sock={tmp_path / 'pretended'}")[1]["relayd"]["pid"] == 4711
         assert relay.stop() == 0

@@ -81,8 +81,8 @@ class _Deadline:
         """At least a moment, so that the step fails by itself."""
         return max(0.01, self._end_s - time.monotonic())
 
-    def silence(self) -> _Finding:
-        return _Finding(ServiceState.SILENT, f"no answer within {self._seconds:g} s")
+    def silence(self, where: str = "") -> _Finding:
+        return _Finding(ServiceState.SILENT, f"{where}no answer within {self._seconds:g} s")
 
     @property
     def is_over(self) -> bool:
@@ -138,7 +138,7 @@ class _Check:
         try:
             self._connect(path, kind).close()
         except TimeoutError:
-            raise self.deadline.silence() from None
+            raise self.deadline.silence(f"{what}: {path}: ") from None
         except PermissionError:
             return  # it is for others
         except OSError as error:
@@ -162,7 +162,7 @@ class _Check:
         try:
             socket.create_connection((host.strip("[]"), int(port)), self.deadline.remaining_s).close()
         except TimeoutError:
-            raise self.deadline.silence() from None
+            raise self.deadline.silence(f"{what}: {url}: ") from None
         except (OSError, ValueError) as error:
             raise _Finding(ServiceState.NOT_READY, f"{what}: {url}: {error}") from None
 

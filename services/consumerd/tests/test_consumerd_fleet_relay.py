@@ -15,10 +15,12 @@ import pytest
 
 import tracefleet_native
 from tracefleet_common.errors import (
+    AlreadyExists,
     ErrorCode,
     InvalidArgument,
     RemoteProtocolError,
     TracefleetError,
+    TracerError,
     TransportError,
     Unsupported,
 )
@@ -301,6 +303,25 @@ def test_a_stream_that_was_ended_is_not_begun_anew(converse: Converse) -> None:
         world.relay.refused = streaming.EndStreams  # it was carried out, but the reply is lost
         session.end_streams([1])
         await world.asked("OpenStreaming", "add metadata:0")
+
+    converse(conversation)
+
+
+def test_who_adds_streams_hears_that_they_are_refused(converse: Converse) -> None:
+    async def conversation(world: World) -> None:
+        session = await world.open()
+        await world.add(session, "metadata")
+        await world.asked("OpenStreaming", "add metadata:0")
+        world.relay.refused, world.relay.refusal = streaming.AddStreams, AlreadyExists("Somebody has that name")
+        with pytest.raises(TracerError, match="Somebody has that name"):
+            await world.add(session, "c_0")
+        world.relay.refused = None
+        assert await world.add(session, "c_1") == (2,)
+        await world.asked("add c_1:0")
+        native = FakeFleet.made[0]
+        assert native.calls == ["attach []", "bind 0 100 0", "bind 2 101 0"]
+        native.detach()
+        await world.asked("OpenStreaming", "add metadata:0,c_1:0")
 
     converse(conversation)
 

@@ -13,8 +13,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -40,6 +41,8 @@ PAUSE_S_MIN = 0.1
 PAUSE_S_MAX = 5.0
 # A connection that lasted so long was a good one: the next attempt comes at once.
 GOOD_CONNECTION_S = 5.0
+# A program waits for its streams. What the relay daemon has not refused by then is taken for accepted.
+ADD_DEADLINE_S = 1.0
 # How often to look whether what is to be ended has been acknowledged.
 ENDING_PAUSE_S = 0.02
 CLOSE_DEADLINE_S = 5.0
@@ -51,6 +54,13 @@ UNACKNOWLEDGED_MS_MAX = 30_000
 PORT_MAX = 65535
 
 T = TypeVar("T")
+
+
+class _NewStreams(NamedTuple):
+    """`answer`: of the relay daemon; also set when it is away."""
+
+    streams: dict[int, streaming.StreamRequest]
+    answer: Future[None]
 
 
 class FleetRelaySession:
@@ -92,6 +102,7 @@ class FleetRelaySession:
         self._making = threading.Lock()  # streams get their keys, and are written down, one after the other
         # What follows is the loop's.
         self._streams = dict(record.streams)  # by key; those that the relay daemon shall know
+        self._new: list[_NewStreams] = []  # that the relay daemon of this connection was not told of
         self._handles: dict[int, streaming.AddedStream] = {}  # by key; those that this connection serves
         self._ending: set[int] = set()  # keys of those to which nothing is added any more
         self._work = asyncio.Event()
@@ -155,7 +166,10 @@ class FleetRelaySession:
     def add_streams(
         self, path: str, names: Iterable[str], trace_file_size_bytes: int = 0, trace_file_count: int = 0
     ) -> tuple[int, ...]:
-        """The keys of new streams of the trace at `path`. The relay daemon hears of them when it is there."""
+        """The keys of new streams of the trace at `path`. The relay daemon hears of them when it is there.
+
+        Raises TracefleetError: it refuses them, or there is no room here.
+        """
         requests = [
             streaming.StreamRequest(
                 path=path,
@@ -173,7 +187,10 @@ class FleetRelaySession:
                     f"Cannot stream to {self.text}: {error.strerror}", ErrorCode.UST_CHANNEL_FAIL
                 ) from None
             self._remember({**self._record.streams, **added})
-        self._loop.call_soon_threadsafe(self._take_streams, added)
+        new = _NewStreams(added, Future())
+        self._loop.call_soon_threadsafe(self._take_streams, new)
+        with suppress(TimeoutError):
+            new.answer.result(ADD_DEADLINE_S)
         return tuple(added)
 
     def end_streams(self, keys: Iterable[int]) -> None:
@@ -272,9 +289,19 @@ class FleetRelaySession:
             ErrorCode.ROTATION_FAIL_CONSUMER,
         )
 
-    def _take_streams(self, added: dict[int, streaming.StreamRequest]) -> None:
-        self._streams |= added
-        self._work.set()
+    def _take_streams(self, new: _NewStreams) -> None:
+        self._streams |= new.streams
+        if self._is_attached:
+            self._new.append(new)
+            self._work.set()
+        else:
+            new.answer.set_result(None)
+
+    def _forget_new(self) -> None:
+        """The next connection begins with all streams."""
+        for new in self._new:
+            new.answer.set_result(None)
+        self._new.clear()
 
     def _take_ends(self, keys: Iterable[int]) -> None:
         self._ending.update(keys)
@@ -302,6 +329,7 @@ class FleetRelaySession:
             finally:
                 self._is_connected = self._is_attached = False
                 self._handles.clear()
+                self._forget_new()
                 self.native.detach()
                 if link is not None:
                     await link.close()
@@ -342,6 +370,10 @@ class FleetRelaySession:
         except BaseException:
             await link.close()
             raise
+        # Those that came meanwhile.
+        late = {key: stream for key, stream in self._streams.items() if key not in self._handles}
+        if self._is_attached and late:
+            self._new.append(_NewStreams(late, Future()))
         self._is_connected = True
         self._connection_count += 1
         if self._trouble is not None:
@@ -433,13 +465,25 @@ class FleetRelaySession:
             self._loop.remove_reader(descriptor)
 
     async def _bind_new(self, link: ControlLink) -> None:
-        new = {key: stream for key, stream in self._streams.items() if key not in self._handles}
-        if not new:
-            return
-        added = await self._add(link, new)
-        for key, stream in added.items():
-            self.native.bind(key, stream.handle, stream.next_sequence)
-            self._handles[key] = stream
+        while self._new:
+            new = self._new[0]
+            try:
+                added = await self._add(link, new.streams)
+            except (TransportError, RemoteProtocolError):
+                raise
+            except TracefleetError as error:
+                log.error("A relay daemon refuses streams: relay=%s, reason=%s", self.text, error)
+                for key in new.streams:
+                    del self._streams[key]
+                await self._forget_later(tuple(new.streams))
+                self._new.remove(new)
+                new.answer.set_exception(TracerError(f"The relay daemon at {self.text} refuses: {error}", error.code))
+                continue
+            for key, stream in added.items():
+                self.native.bind(key, stream.handle, stream.next_sequence)
+                self._handles[key] = stream
+            self._new.remove(new)
+            new.answer.set_result(None)
 
     async def _end_delivered(self, link: ControlLink) -> None:
         delivered = [key for key in self._ending if key in self._handles and self._is_delivered(key)]
@@ -451,8 +495,11 @@ class FleetRelaySession:
         for key in delivered:
             del self._streams[key]
             del self._handles[key]
-        await self._workers.run(lambda: self._forget(delivered))
+        await self._forget_later(delivered)
         await self._end(link, ends)
+
+    async def _forget_later(self, keys: Sequence[int]) -> None:
+        await self._workers.run(lambda: self._forget(keys))
 
     def _is_delivered(self, key: int) -> bool:
         state = self.native.stream_state(key)
@@ -462,7 +509,8 @@ class FleetRelaySession:
         added = self._handles[key]
         next_sequence = added.next_sequence
         if self._is_known(key):
-            next_sequence = max(next_sequence, self.native.stream_state(key).next)
+            # Not of packets that were given up: the relay daemon never heard of them.
+            next_sequence = max(next_sequence, self.native.stream_state(key).acknowledged)
         return streaming.StreamEnd(handle=added.handle, next_sequence=next_sequence)
 
     async def _end(self, link: ControlLink, ends: Sequence[streaming.StreamEnd]) -> None:

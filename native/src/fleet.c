@@ -4,6 +4,7 @@
 #include "crc32c.h"
 
 #include <tracefleet/fleet_frame.h>
+#include <tracefleet/spool.h>
 
 #include <endian.h>
 #include <errno.h>
@@ -26,6 +27,12 @@
 #define SILENCE_MS 10000
 #define KEEPALIVE_IDLE_S 10
 #define KEEPALIVE_INTERVAL_S 5
+/* Without a connection for so long, packets go to the spool: to make another one takes less. */
+#define SPOOL_DELAY_MS 1000
+/* A spool that is full, or fails, is tried again after that. */
+#define SPOOL_RETRY_MS 200
+/* A frame that comes to the other end damaged so often is damaged here. */
+#define CORRUPT_COUNT_MAX 3
 
 struct stream;
 
@@ -39,7 +46,6 @@ struct packet {
 	const uint8_t *data;
 	uint8_t *own_data; /* what of it is to be freed; NULL: it is a ring buffer's */
 	bool is_sent;	   /* all of it, on this connection */
-	bool was_sent;	   /* on one before */
 };
 
 struct stream {
@@ -48,7 +54,17 @@ struct stream {
 	uint64_t handle;
 	/* All before the first are acknowledged, safe, sent on some connection, handed over. */
 	uint64_t acknowledged_sequence, safe_sequence, sent_sequence, next_sequence;
-	struct packet *first, *last; /* those that are not safe */
+	uint64_t connection_sequence; /* all before it are sent on this connection, or were there */
+	struct packet *first, *last;  /* those that are not safe */
+	uint32_t count;		      /* of them */
+	/* In the spool, but for those that are acknowledged. */
+	uint64_t spool_begin, spool_end;
+	struct packet *flight_first, *flight_last; /* of these, what was sent on this connection: headers only */
+	struct stream *next_due;		   /* and in the fleet's list of those with something to release */
+	bool is_due;
+	bool is_found; /* in the spool, of a former life: the relay daemon may know more of it than we do */
+	uint64_t corrupt_sequence;
+	uint32_t corrupt_count;
 	struct packet *beacon;	     /* that is not sent yet */
 	uint32_t capacity;	     /* of its ring buffer; 0: it has none */
 	int wakeup_fd;
@@ -75,6 +91,19 @@ struct tf_fleet {
 	/* Packets that are not safe, and beacons. Before the cursor all are sent, or wait for a handle. */
 	struct packet *first, *last, *cursor;
 	struct packet *unused;
+	uint64_t lost_since_ms;
+
+	struct tf_spool *spool; /* NULL: none. The thread's, without the lock */
+	struct tf_spool_frame frame; /* that is being sent: its first frame_sent bytes are, header included */
+	bool has_frame;
+	size_t frame_sent;
+	bool is_spool_read;  /* nothing in it is left to be sent; packets that are not in it may follow */
+	bool is_rewind_due;
+	bool is_pressed;     /* a ring buffer gets full */
+	bool is_flush_wanted; /* somebody waits for packets to be in the spool */
+	uint64_t spool_retry_at_ms;
+	int spool_error;
+	struct stream *due;
 	struct packet *begun; /* its first begun_size bytes are sent, header included */
 	size_t begun_size;
 
@@ -150,15 +179,46 @@ static uint64_t bytes_of(const struct packet *packet)
 	return packet->header.packet_size / 8;
 }
 
-static struct packet *pop(struct tf_fleet *fleet, struct stream *stream)
+static void pop(struct tf_fleet *fleet, struct stream *stream)
 {
 	struct packet *packet = stream->first;
 
 	stream->first = packet->next_of_stream;
 	if (!stream->first)
 		stream->last = NULL;
+	stream->count--;
 	drop(fleet, packet);
-	return packet;
+}
+
+static void pop_flight(struct tf_fleet *fleet, struct stream *stream)
+{
+	struct packet *packet = stream->flight_first;
+
+	stream->flight_first = packet->next_of_stream;
+	if (!stream->flight_first)
+		stream->flight_last = NULL;
+	packet->next = fleet->unused;
+	fleet->unused = packet;
+}
+
+/* The oldest of its packets in the spool; spool_end: there is none. */
+static uint64_t oldest_spooled(const struct stream *stream)
+{
+	uint64_t oldest = stream->spool_begin;
+
+	if (oldest < stream->acknowledged_sequence)
+		oldest = stream->acknowledged_sequence;
+	return oldest < stream->spool_end ? oldest : stream->spool_end;
+}
+
+/* The oldest that can still be sent; next_sequence: there is none. */
+static uint64_t oldest_sequence(const struct stream *stream)
+{
+	const uint64_t oldest = oldest_spooled(stream);
+
+	if (oldest < stream->spool_end)
+		return oldest;
+	return stream->first ? stream->first->header.sequence : stream->next_sequence;
 }
 
 /* ---- those who wait ---- */
@@ -232,13 +292,28 @@ static int size_table(struct tf_fleet *fleet)
 
 static void acknowledge(struct tf_fleet *fleet, struct stream *stream, uint64_t next_sequence)
 {
+	const uint64_t former_oldest = oldest_spooled(stream);
+
+	while (stream->flight_first && stream->flight_first->header.sequence < next_sequence) {
+		fleet->books.acknowledged_count++;
+		fleet->books.acknowledged_bytes += bytes_of(stream->flight_first);
+		pop_flight(fleet, stream);
+	}
 	while (stream->first && stream->first->header.sequence < next_sequence) {
 		fleet->books.acknowledged_count++;
 		fleet->books.acknowledged_bytes += bytes_of(stream->first);
 		pop(fleet, stream);
 	}
+	if (!fleet->first)
+		fleet->is_pressed = false;
 	if (stream->acknowledged_sequence < next_sequence)
 		stream->acknowledged_sequence = next_sequence;
+	fleet->books.spooled_count -= oldest_spooled(stream) - former_oldest;
+	if (oldest_spooled(stream) > former_oldest && !stream->is_due) {
+		stream->is_due = true;
+		stream->next_due = fleet->due;
+		fleet->due = stream;
+	}
 	if (stream->safe_sequence < next_sequence) {
 		stream->safe_sequence = next_sequence;
 		poke(fleet, stream);
@@ -261,16 +336,21 @@ static void lose(struct tf_fleet *fleet, int error)
 	fleet->books.is_attached = false;
 	fleet->books.error = error;
 	fleet->begun = NULL;
+	fleet->has_frame = false;
+	fleet->is_rewind_due = true;
+	fleet->lost_since_ms = tf_now_ms();
 	for (struct packet *packet = fleet->first; packet; packet = next) {
 		next = packet->next;
-		packet->was_sent |= packet->is_sent;
 		packet->is_sent = false;
 		if (is_beacon(packet))
 			drop(fleet, packet);
 	}
 	fleet->cursor = fleet->first;
-	for (uint32_t i = 0; i < fleet->stream_count; i++)
+	for (uint32_t i = 0; i < fleet->stream_count; i++) {
 		fleet->streams[i]->is_bound = false;
+		while (fleet->streams[i]->flight_first)
+			pop_flight(fleet, fleet->streams[i]);
+	}
 	memset(fleet->table, 0, fleet->table_size * sizeof(struct stream *));
 	eventfd_write(fleet->lost_fd, 1);
 	wake(fleet);
@@ -283,7 +363,7 @@ static int check_binding(const struct tf_fleet *fleet, const struct tf_fleet_bin
 
 	if (!stream)
 		return -ENOENT;
-	return binding->next_sequence > stream->sent_sequence ? -EPROTO : 0;
+	return binding->next_sequence > stream->sent_sequence && !stream->is_found ? -EPROTO : 0;
 }
 
 static int bind_stream(struct tf_fleet *fleet, const struct tf_fleet_binding *binding)
@@ -295,6 +375,11 @@ static int bind_stream(struct tf_fleet *fleet, const struct tf_fleet_binding *bi
 	*place = stream;
 	stream->handle = binding->handle;
 	stream->is_bound = true;
+	stream->connection_sequence = binding->next_sequence;
+	if (stream->sent_sequence < binding->next_sequence)
+		stream->sent_sequence = binding->next_sequence;
+	if (stream->next_sequence < binding->next_sequence)
+		stream->next_sequence = binding->next_sequence;
 	acknowledge(fleet, stream, binding->next_sequence);
 	fleet->cursor = fleet->first; /* its packets were passed over */
 	return 0;
@@ -328,6 +413,20 @@ static int prepare_socket(int fd)
 	return 0;
 }
 
+/* The thread does not read packets until the release. With the lock held, which is released meanwhile. */
+static void claim(struct tf_fleet *fleet)
+{
+	fleet->claimant_count++;
+	while (fleet->is_sending)
+		pthread_cond_wait(&fleet->changed, &fleet->lock);
+}
+
+static void unclaim(struct tf_fleet *fleet)
+{
+	fleet->claimant_count--;
+	pthread_cond_broadcast(&fleet->changed);
+}
+
 int tf_fleet_attach(struct tf_fleet *fleet, int fd, const struct tf_fleet_binding *bindings, size_t count)
 {
 	eventfd_t value;
@@ -339,6 +438,7 @@ int tf_fleet_attach(struct tf_fleet *fleet, int fd, const struct tf_fleet_bindin
 	pthread_mutex_lock(&fleet->lock);
 	while (fleet->former_fd >= 0 && !fleet->is_ending)
 		pthread_cond_wait(&fleet->changed, &fleet->lock);
+	claim(fleet);
 	ret = fleet->is_ending ? -ESHUTDOWN : fleet->fd >= 0 ? -EISCONN : 0;
 	if (ret == 0) {
 		ret = attach(fleet, bindings, count);
@@ -357,6 +457,7 @@ int tf_fleet_attach(struct tf_fleet *fleet, int fd, const struct tf_fleet_bindin
 				memset(fleet->table, 0, fleet->table_size * sizeof(struct stream *));
 		}
 	}
+	unclaim(fleet);
 	pthread_mutex_unlock(&fleet->lock);
 	return ret;
 }
@@ -366,11 +467,13 @@ int tf_fleet_bind(struct tf_fleet *fleet, const struct tf_fleet_binding *binding
 	int ret;
 
 	pthread_mutex_lock(&fleet->lock);
+	claim(fleet);
 	ret = fleet->fd < 0 ? -ENOTCONN : size_table(fleet);
 	if (ret == 0)
 		ret = check_binding(fleet, binding);
 	if (ret == 0)
 		ret = bind_stream(fleet, binding);
+	unclaim(fleet);
 	wake(fleet);
 	pthread_mutex_unlock(&fleet->lock);
 	return ret;
@@ -390,33 +493,41 @@ int tf_fleet_fd(const struct tf_fleet *fleet)
 
 /* ---- streams come, and hand over ---- */
 
-int tf_fleet_add_stream(struct tf_fleet *fleet)
+static struct stream *new_stream(struct tf_fleet *fleet)
 {
 	struct stream *stream = calloc(1, sizeof(*stream));
-	int ret = stream ? 0 : -ENOMEM;
 
-	pthread_mutex_lock(&fleet->lock);
-	if (ret == 0 && fleet->is_ending)
-		ret = -ESHUTDOWN;
-	if (ret == 0 && fleet->stream_count == fleet->stream_capacity) {
+	if (stream && fleet->stream_count == fleet->stream_capacity) {
 		const uint32_t capacity = 2 * fleet->stream_capacity + 16;
-		struct stream **streams = realloc(fleet->streams, capacity * sizeof(struct stream *));
+		struct stream **streams = NULL;
 
-		if (streams && capacity <= INT_MAX) {
-			fleet->streams = streams;
-			fleet->stream_capacity = capacity;
-		} else {
-			ret = -ENOMEM;
+		if (capacity <= TF_SPOOL_STREAM_COUNT_MAX)
+			streams = realloc(fleet->streams, capacity * sizeof(struct stream *));
+		if (!streams) {
+			free(stream);
+			return NULL;
 		}
+		fleet->streams = streams;
+		fleet->stream_capacity = capacity;
 	}
-	if (ret == 0) {
+	if (stream) {
 		stream->key = fleet->stream_count;
 		fleet->streams[fleet->stream_count++] = stream;
-		ret = (int)stream->key;
-		stream = NULL;
+	}
+	return stream;
+}
+
+int tf_fleet_add_stream(struct tf_fleet *fleet)
+{
+	struct stream *stream;
+	int ret = -ESHUTDOWN;
+
+	pthread_mutex_lock(&fleet->lock);
+	if (!fleet->is_ending) {
+		stream = new_stream(fleet);
+		ret = stream ? (int)stream->key : -ENOMEM;
 	}
 	pthread_mutex_unlock(&fleet->lock);
-	free(stream);
 	return ret;
 }
 
@@ -449,6 +560,8 @@ static void give(struct tf_fleet *fleet, struct stream *stream, struct packet *p
 	else
 		stream->first = packet;
 	stream->last = packet;
+	if (++stream->count > stream->capacity / 2 && stream->capacity > 0 && fleet->spool)
+		fleet->is_pressed = true;
 	append(fleet, packet);
 }
 
@@ -487,7 +600,7 @@ int tf_fleet_give(struct tf_fleet *fleet, uint32_t key, uint32_t stream_class_id
 							    .packet_seq_num = packets[i].sequence_number };
 		give(fleet, stream, made[i]);
 	}
-	if (ret == 0 && !fleet->is_blocked)
+	if (ret == 0 && (!fleet->is_blocked || fleet->is_pressed))
 		wake(fleet);
 	pthread_mutex_unlock(&fleet->lock);
 	return ret;
@@ -529,7 +642,7 @@ void tf_fleet_send_beacon(struct tf_fleet *fleet, uint32_t key, uint32_t stream_
 	pthread_mutex_lock(&fleet->lock);
 	stream = stream_of(fleet, key);
 	if (stream && stream->is_bound && !stream->beacon && !fleet->is_blocked && !fleet->is_ending &&
-	    (!stream->last || stream->last->is_sent))
+	    stream->connection_sequence == stream->next_sequence)
 		packet = new_packet(fleet);
 	if (packet) {
 		packet->stream = stream;
@@ -573,23 +686,33 @@ void tf_fleet_await_progress(struct tf_fleet *fleet, uint32_t key, uint64_t safe
 	pthread_mutex_unlock(&fleet->lock);
 }
 
+/* Have all packets in the spool, as far as it takes them. */
+static void await_flush(struct tf_fleet *fleet)
+{
+	if (!fleet->spool || !fleet->has_thread)
+		return;
+	fleet->is_flush_wanted = true;
+	wake(fleet);
+	while (fleet->is_flush_wanted && !fleet->is_ending)
+		pthread_cond_wait(&fleet->changed, &fleet->lock);
+}
+
 void tf_fleet_take_back(struct tf_fleet *fleet, uint32_t key)
 {
 	struct stream *stream;
 
 	pthread_mutex_lock(&fleet->lock);
 	stream = fleet->streams[key];
-	fleet->claimant_count++;
-	while (fleet->is_sending)
-		pthread_cond_wait(&fleet->changed, &fleet->lock);
+	if (stream->first)
+		await_flush(fleet);
+	claim(fleet);
 	/* The peer waits for the rest of a packet that has begun, and cannot have it any more. */
 	if (fleet->begun && fleet->begun->stream == stream)
 		lose(fleet, -ECONNABORTED);
 	while (stream->first)
 		pop(fleet, stream);
 	stream->capacity = 0;
-	fleet->claimant_count--;
-	pthread_cond_broadcast(&fleet->changed);
+	unclaim(fleet);
 	pthread_mutex_unlock(&fleet->lock);
 }
 
@@ -607,12 +730,10 @@ static size_t frame_size(const struct packet *packet)
 	return sizeof(struct tf_fleet_header) + packet->header.data_size;
 }
 
-static void encode(struct tf_fleet_header *out, const struct packet *packet)
+static void encode(struct tf_fleet_header *out, const struct tf_fleet_header *header, uint64_t handle)
 {
-	const struct tf_fleet_header *header = &packet->header;
-
 	*out = (struct tf_fleet_header){ .magic = htole32(TF_FLEET_HEADER_MAGIC),
-					 .handle = htole64(packet->stream->handle),
+					 .handle = htole64(handle),
 					 .sequence = htole64(header->sequence),
 					 .data_size = htole32(header->data_size),
 					 .padding_size = htole32(header->padding_size),
@@ -637,7 +758,7 @@ static void add_to_batch(struct batch *batch, struct packet *packet, size_t skip
 
 	batch->packets[batch->count++] = packet;
 	if (skipped < sizeof(*header)) {
-		encode(header, packet);
+		encode(header, &packet->header, packet->stream->handle);
 		*vector++ = (struct iovec){ (uint8_t *)header + skipped, sizeof(*header) - skipped };
 		skipped = 0;
 	} else {
@@ -661,6 +782,8 @@ static void fill_batch(struct tf_fleet *fleet, struct batch *batch)
 	batch->count = batch->vector_count = 0;
 	if (fleet->begun)
 		add_to_batch(batch, fleet->begun, fleet->begun_size);
+	if (fleet->spool && !fleet->is_spool_read)
+		return;
 	while (fleet->cursor && !may_go(fleet->cursor))
 		fleet->cursor = fleet->cursor->next;
 	for (struct packet *packet = fleet->cursor; packet && batch->count < limit; packet = packet->next)
@@ -668,24 +791,28 @@ static void fill_batch(struct tf_fleet *fleet, struct batch *batch)
 			add_to_batch(batch, packet, 0);
 }
 
+static void note_sent_packet(struct tf_fleet *fleet, struct stream *stream, const struct tf_fleet_header *header)
+{
+	if (header->sequence < stream->sent_sequence) {
+		fleet->books.resent_count++;
+	} else {
+		fleet->books.sent_count++;
+		fleet->books.sent_bytes += header->packet_size / 8;
+		stream->sent_sequence = header->sequence + 1;
+	}
+	/* Not of what was refused meanwhile, as what was before it has to come again. */
+	if (header->sequence == stream->connection_sequence)
+		stream->connection_sequence++;
+}
+
 static void finish_packet(struct tf_fleet *fleet, struct packet *packet)
 {
-	struct stream *stream = packet->stream;
-
 	if (is_beacon(packet)) {
 		drop(fleet, packet);
 		return;
 	}
 	packet->is_sent = true;
-	if (packet->was_sent) {
-		fleet->books.resent_count++;
-	} else {
-		fleet->books.sent_count++;
-		fleet->books.sent_bytes += bytes_of(packet);
-	}
-	packet->was_sent = true;
-	if (stream->sent_sequence <= packet->header.sequence)
-		stream->sent_sequence = packet->header.sequence + 1;
+	note_sent_packet(fleet, packet->stream, &packet->header);
 }
 
 static void note_sent(struct tf_fleet *fleet, const struct batch *batch, size_t sent)
@@ -770,11 +897,20 @@ static bool send_some(struct tf_fleet *fleet)
 /* Send again what follows @next_sequence - 1. */
 static int take_refusal(struct tf_fleet *fleet, struct stream *stream, uint64_t next_sequence)
 {
-	if (!stream->first)
+	const uint64_t oldest = oldest_sequence(stream);
+
+	if (oldest == stream->next_sequence)
 		return 0;
 	/* It wants what is not here any more; who makes the next connection says what there is. */
-	if (next_sequence < stream->first->header.sequence)
+	if (next_sequence < oldest)
 		return -EPROTO;
+	stream->connection_sequence = next_sequence;
+	if (next_sequence < stream->spool_end) {
+		while (stream->flight_first)
+			pop_flight(fleet, stream);
+		fleet->is_spool_read = false;
+		fleet->is_rewind_due = true;
+	}
 	for (struct packet *packet = stream->first; packet; packet = packet->next_of_stream)
 		if (packet->header.sequence >= next_sequence)
 			packet->is_sent = false;
@@ -798,8 +934,14 @@ static int take_ack(struct tf_fleet *fleet)
 	case TF_FLEET_SYNCED:
 		acknowledge(fleet, stream, next_sequence);
 		return 0;
-	case TF_FLEET_GAP:
 	case TF_FLEET_CORRUPT:
+		if (stream->corrupt_sequence != next_sequence)
+			stream->corrupt_count = 0;
+		stream->corrupt_sequence = next_sequence;
+		if (++stream->corrupt_count > CORRUPT_COUNT_MAX)
+			return -EBADMSG;
+		return take_refusal(fleet, stream, next_sequence);
+	case TF_FLEET_GAP:
 		return take_refusal(fleet, stream, next_sequence);
 	default:
 		return -EPROTO;
@@ -855,6 +997,283 @@ static void take_acks(struct tf_fleet *fleet)
 		lose(fleet, ret);
 }
 
+/* ---- the thread: the spool ---- */
+
+/* The spool is full, or fails: what is not in it stays in the ring buffers. */
+static void note_spool_failure(struct tf_fleet *fleet, int error)
+{
+	fleet->spool_retry_at_ms = tf_now_ms() + SPOOL_RETRY_MS;
+	fleet->spool_error = error;
+}
+
+/* What the books say of it. */
+static void note_spool(struct tf_fleet *fleet)
+{
+	struct tf_spool_books books;
+
+	tf_spool_books(fleet->spool, &books);
+	fleet->books.spooled_bytes = books.byte_count;
+}
+
+static struct packet *first_packet(const struct tf_fleet *fleet)
+{
+	struct packet *packet = fleet->first;
+
+	while (packet && is_beacon(packet))
+		packet = packet->next;
+	return packet;
+}
+
+static bool should_spool(const struct tf_fleet *fleet)
+{
+	const uint64_t now_ms = tf_now_ms();
+
+	if (fleet->is_flush_wanted)
+		return true;
+	if (!first_packet(fleet) || now_ms < fleet->spool_retry_at_ms)
+		return false;
+	return fleet->is_pressed || (fleet->fd < 0 && now_ms >= fleet->lost_since_ms + SPOOL_DELAY_MS);
+}
+
+/* How long until that may change by itself. */
+static int spool_timeout_ms(const struct tf_fleet *fleet)
+{
+	const uint64_t now_ms = tf_now_ms();
+	uint64_t at_ms = fleet->spool_retry_at_ms;
+
+	if (!fleet->spool || !first_packet(fleet) || (fleet->fd >= 0 && !fleet->is_pressed))
+		return -1;
+	if (!fleet->is_pressed && at_ms < fleet->lost_since_ms + SPOOL_DELAY_MS)
+		at_ms = fleet->lost_since_ms + SPOOL_DELAY_MS;
+	return at_ms > now_ms ? (int)(at_ms - now_ms) : 0;
+}
+
+/* A packet that is in the spool was sent; its acknowledgement belongs into the books. */
+static void note_in_flight(struct tf_fleet *fleet, struct stream *stream, const struct tf_fleet_header *header)
+{
+	struct packet *packet = new_packet(fleet);
+
+	if (!packet)
+		return; /* then it is missing there */
+	packet->header = *header;
+	packet->stream = stream;
+	if (stream->flight_last)
+		stream->flight_last->next_of_stream = packet;
+	else
+		stream->flight_first = packet;
+	stream->flight_last = packet;
+}
+
+static void note_spooled(struct tf_fleet *fleet, struct packet *packet)
+{
+	struct stream *stream = packet->stream;
+	const uint64_t sequence = packet->header.sequence;
+
+	if (stream->spool_end != sequence)
+		stream->spool_begin = sequence;
+	stream->spool_end = sequence + 1;
+	fleet->books.spooled_count++;
+	if (stream->safe_sequence <= sequence)
+		stream->safe_sequence = sequence + 1;
+	fleet->is_spool_read = false;
+	if (packet->is_sent)
+		note_in_flight(fleet, stream, &packet->header);
+	pop(fleet, stream);
+	poke(fleet, stream);
+}
+
+/* The packet of which a part is sent is in the spool now: the rest comes from there, before anything else. */
+static int go_on_from_spool(struct tf_fleet *fleet, uint32_t key, uint64_t sequence, size_t begun_size)
+{
+	int ret;
+
+	tf_spool_rewind(fleet->spool);
+	do {
+		ret = tf_spool_next(fleet->spool, &fleet->frame);
+	} while (ret == 1 && (fleet->frame.header.handle != key || fleet->frame.header.sequence != sequence));
+	if (ret != 1)
+		return ret < 0 ? ret : -EBADMSG;
+	fleet->has_frame = true;
+	fleet->frame_sent = begun_size;
+	fleet->is_rewind_due = true; /* those before it were passed over */
+	return 0;
+}
+
+static int spool_packet(struct tf_fleet *fleet, struct packet *packet)
+{
+	struct tf_fleet_header header = packet->header;
+	struct stream *stream = packet->stream;
+	int ret;
+
+	header.handle = stream->key;
+	fleet->is_sending = true;
+	pthread_mutex_unlock(&fleet->lock);
+	ret = tf_spool_append(fleet->spool, &header, packet->data);
+	pthread_mutex_lock(&fleet->lock);
+	fleet->is_sending = false;
+	if (fleet->claimant_count > 0)
+		pthread_cond_broadcast(&fleet->changed);
+	if (ret == -EFAULT) {
+		give_up(fleet, stream);
+		return 0;
+	}
+	if (ret < 0)
+		return ret;
+	if (fleet->begun == packet) {
+		ret = go_on_from_spool(fleet, stream->key, header.sequence, fleet->begun_size);
+		fleet->begun = NULL;
+		if (ret < 0)
+			lose(fleet, ret);
+	}
+	note_spooled(fleet, packet);
+	return 0;
+}
+
+/* Bring all packets into the spool, in their order. With the lock held, which is released meanwhile. */
+static void spool_packets(struct tf_fleet *fleet)
+{
+	struct packet *packet;
+	int ret = 0;
+
+	while (ret == 0 && (packet = first_packet(fleet))) {
+		ret = spool_packet(fleet, packet);
+		if (fleet->claimant_count > 0 && ret == 0)
+			return; /* and again, when they are done */
+	}
+	if (ret < 0) {
+		note_spool_failure(fleet, ret);
+	} else {
+		fleet->spool_error = 0;
+		fleet->is_pressed = false;
+	}
+	fleet->is_flush_wanted = false;
+	pthread_cond_broadcast(&fleet->changed);
+	note_spool(fleet);
+}
+
+/* Give back what was acknowledged. With the lock held, which is released meanwhile. */
+static void release_frames(struct tf_fleet *fleet)
+{
+	struct stream *stream;
+	int ret = 0;
+
+	while ((stream = fleet->due)) {
+		const uint64_t sequence = stream->acknowledged_sequence - 1;
+
+		fleet->due = stream->next_due;
+		stream->is_due = false;
+		pthread_mutex_unlock(&fleet->lock);
+		ret = tf_spool_release(fleet->spool, stream->key, sequence);
+		pthread_mutex_lock(&fleet->lock);
+		if (ret < 0)
+			note_spool_failure(fleet, ret);
+	}
+	fleet->spool_retry_at_ms = 0; /* there may be room now */
+	note_spool(fleet);
+}
+
+/* What has to be done before anything is sent. True: something was, and all may be different now. */
+static bool advance_spool(struct tf_fleet *fleet)
+{
+	if (fleet->due) {
+		release_frames(fleet);
+		return true;
+	}
+	if (should_spool(fleet)) {
+		spool_packets(fleet);
+		return true;
+	}
+	if (fleet->is_rewind_due && !fleet->has_frame) {
+		tf_spool_rewind(fleet->spool);
+		fleet->is_rewind_due = false;
+		fleet->is_spool_read = false;
+	}
+	return false;
+}
+
+/* The next frame that is to be sent, in fleet->frame. False: none, or it has to wait. */
+static bool next_frame(struct tf_fleet *fleet)
+{
+	const struct tf_fleet_header *header = &fleet->frame.header;
+
+	for (;;) {
+		int ret;
+
+		if (fleet->has_frame) {
+			const struct stream *stream = fleet->streams[header->handle];
+
+			if (!stream->is_bound)
+				return false;
+			if (fleet->frame_sent > 0 || (header->sequence >= stream->connection_sequence &&
+						      header->sequence >= stream->acknowledged_sequence))
+				return true;
+		}
+		ret = tf_spool_next(fleet->spool, &fleet->frame);
+		fleet->has_frame = ret == 1;
+		fleet->frame_sent = 0;
+		if (ret < 0) {
+			note_spool_failure(fleet, ret);
+			lose(fleet, ret);
+		}
+		fleet->is_spool_read = ret == 0;
+		if (ret != 1)
+			return false;
+	}
+}
+
+/* All of fleet->frame is sent. */
+static void finish_frame(struct tf_fleet *fleet)
+{
+	const struct tf_fleet_header *header = &fleet->frame.header;
+	struct stream *stream = fleet->streams[header->handle];
+
+	fleet->has_frame = false;
+	note_sent_packet(fleet, stream, header);
+	note_in_flight(fleet, stream, header);
+}
+
+/* As send_some(), from the spool. */
+static bool send_frame(struct tf_fleet *fleet)
+{
+	const uint64_t connection = fleet->connection;
+	const int fd = fleet->fd;
+	struct tf_fleet_header header;
+	uint32_t data_size;
+	ssize_t sent;
+
+	if (!fleet->spool || fd < 0 || fleet->is_blocked || fleet->is_spool_read)
+		return false;
+	if (!next_frame(fleet))
+		return fleet->is_spool_read; /* then others may go */
+	data_size = fleet->frame.header.data_size;
+	encode(&header, &fleet->frame.header, fleet->streams[fleet->frame.header.handle]->handle);
+	pthread_mutex_unlock(&fleet->lock);
+	if (fleet->frame_sent < sizeof(header)) {
+		sent = send(fd, (uint8_t *)&header + fleet->frame_sent, sizeof(header) - fleet->frame_sent,
+			    MSG_DONTWAIT | MSG_NOSIGNAL | (data_size > 0 ? MSG_MORE : 0));
+		if (sent < 0)
+			sent = -errno;
+	} else {
+		const uint32_t begin = (uint32_t)(fleet->frame_sent - sizeof(header));
+
+		sent = tf_spool_send(fleet->spool, fd, &fleet->frame, begin, data_size - begin);
+	}
+	pthread_mutex_lock(&fleet->lock);
+	if (fleet->connection != connection)
+		return true;
+	if (sent > 0) {
+		fleet->frame_sent += (size_t)sent;
+		if (fleet->frame_sent == sizeof(header) + data_size)
+			finish_frame(fleet);
+	} else if (sent == -EAGAIN || sent == -EWOULDBLOCK) {
+		fleet->is_blocked = true;
+		return false;
+	} else if (sent != -EINTR) {
+		lose(fleet, sent < 0 ? (int)sent : -EIO);
+	}
+	return true;
+}
+
 /* ---- the thread ---- */
 
 /* Sleep until there is something to do. With the lock held, which is released meanwhile. */
@@ -864,11 +1283,12 @@ static void await_work(struct tf_fleet *fleet)
 				    { .fd = fleet->fd,
 				      .events = fleet->is_blocked ? POLLIN | POLLOUT : POLLIN } };
 	const uint64_t connection = fleet->connection;
+	const int timeout_ms = spool_timeout_ms(fleet);
 	eventfd_t value;
 
 	fleet->is_polling = true;
 	pthread_mutex_unlock(&fleet->lock);
-	poll(events, 2, -1); /* a descriptor of -1 says nothing */
+	poll(events, 2, timeout_ms); /* a descriptor of -1 says nothing */
 	if (events[0].revents)
 		eventfd_read(fleet->wake_fd, &value);
 	pthread_mutex_lock(&fleet->lock);
@@ -896,7 +1316,9 @@ static void *run(void *argument)
 			fleet->former_fd = -1;
 			pthread_cond_broadcast(&fleet->changed);
 		}
-		if (!send_some(fleet))
+		if (fleet->spool && advance_spool(fleet))
+			continue;
+		if (!send_some(fleet) && !send_frame(fleet))
 			await_work(fleet);
 	}
 	pthread_mutex_unlock(&fleet->lock);
@@ -926,21 +1348,45 @@ static int start_thread(struct tf_fleet *fleet)
 	return 0;
 }
 
+/* What is there already is as if it had been given, and spooled. */
+static int open_spool(struct tf_fleet *fleet, const char *directory, uint64_t size_limit, bool *is_damaged)
+{
+	int ret = tf_spool_open(directory, size_limit, &fleet->spool, is_damaged);
+	size_t count;
+
+	if (ret < 0)
+		return ret;
+	count = tf_spool_stream_count(fleet->spool);
+	for (size_t key = 0; key < count; key++) {
+		struct stream *stream = new_stream(fleet);
+		uint64_t oldest, next;
+
+		if (!stream)
+			return -ENOMEM;
+		stream->is_found = true;
+		if (!tf_spool_range(fleet->spool, key, &oldest, &next))
+			continue;
+		stream->acknowledged_sequence = stream->sent_sequence = stream->spool_begin = oldest;
+		stream->safe_sequence = stream->next_sequence = stream->spool_end = next;
+		fleet->books.spooled_count += next - oldest;
+	}
+	note_spool(fleet);
+	return 0;
+}
+
 int tf_fleet_create(const char *spool_directory, uint64_t spool_size_limit, struct tf_fleet **out, bool *is_damaged)
 {
 	struct tf_fleet *fleet;
 	pthread_condattr_t attributes;
 	int ret = 0;
 
-	(void)spool_size_limit;
 	*is_damaged = false;
-	if (spool_directory)
-		return -ENOTSUP;
 	fleet = calloc(1, sizeof(*fleet));
 	if (!fleet)
 		return -ENOMEM;
 	fleet->reference_count = 1;
 	fleet->fd = fleet->former_fd = -1;
+	fleet->lost_since_ms = tf_now_ms();
 	pthread_mutex_init(&fleet->lock, NULL);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -950,6 +1396,8 @@ int tf_fleet_create(const char *spool_directory, uint64_t spool_size_limit, stru
 	fleet->lost_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fleet->wake_fd < 0 || fleet->lost_fd < 0)
 		ret = -errno;
+	if (ret == 0 && spool_directory)
+		ret = open_spool(fleet, spool_directory, spool_size_limit, is_damaged);
 	if (ret == 0)
 		ret = start_thread(fleet);
 	if (ret < 0) {
@@ -968,7 +1416,7 @@ int tf_fleet_stream_state(struct tf_fleet *fleet, uint32_t key, struct tf_fleet_
 	stream = stream_of(fleet, key);
 	if (stream)
 		*state = (struct tf_fleet_stream_state){
-			.oldest_sequence = stream->first ? stream->first->header.sequence : stream->next_sequence,
+			.oldest_sequence = oldest_sequence(stream),
 			.acknowledged_sequence = stream->acknowledged_sequence,
 			.next_sequence = stream->next_sequence,
 		};
@@ -980,20 +1428,23 @@ void tf_fleet_books(struct tf_fleet *fleet, struct tf_fleet_books *books)
 {
 	pthread_mutex_lock(&fleet->lock);
 	*books = fleet->books;
+	if (books->error == 0)
+		books->error = fleet->spool_error;
 	pthread_mutex_unlock(&fleet->lock);
 }
 
 bool tf_fleet_is_settled(struct tf_fleet *fleet, bool or_spooled)
 {
 	const struct packet *packet;
+	bool is_settled;
 
-	(void)or_spooled;
 	pthread_mutex_lock(&fleet->lock);
 	packet = fleet->first;
 	while (packet && is_beacon(packet))
 		packet = packet->next;
+	is_settled = !packet && (or_spooled || fleet->books.spooled_count == 0);
 	pthread_mutex_unlock(&fleet->lock);
-	return !packet;
+	return is_settled;
 }
 
 struct tf_fleet *tf_fleet_get(struct tf_fleet *fleet)
@@ -1007,6 +1458,7 @@ void tf_fleet_close(struct tf_fleet *fleet)
 	bool has_thread;
 
 	pthread_mutex_lock(&fleet->lock);
+	await_flush(fleet);
 	has_thread = fleet->has_thread;
 	fleet->has_thread = false;
 	fleet->is_ending = true;
@@ -1020,6 +1472,10 @@ void tf_fleet_close(struct tf_fleet *fleet)
 	if (has_thread && fleet->former_fd >= 0) {
 		close(fleet->former_fd);
 		fleet->former_fd = -1;
+	}
+	if (has_thread && fleet->spool) {
+		tf_spool_close(fleet->spool);
+		fleet->spool = NULL;
 	}
 	pthread_mutex_unlock(&fleet->lock);
 }
@@ -1042,6 +1498,8 @@ void tf_fleet_put(struct tf_fleet *fleet)
 	tf_fleet_close(fleet);
 	free_packets(fleet->first);
 	free_packets(fleet->unused);
+	if (fleet->spool) /* it never had a thread */
+		tf_spool_close(fleet->spool);
 	for (uint32_t i = 0; i < fleet->stream_count; i++)
 		free(fleet->streams[i]);
 	free(fleet->streams);

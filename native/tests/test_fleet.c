@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEADLINE_MS 20000
@@ -32,6 +33,18 @@ struct ring { /* one stream whose packets are in memory of its own */
 	int wakeup[2];
 	uint64_t given_count;
 };
+
+static char spool_directory[] = "/tmp/tf-native-spool-XXXXXX";
+static bool comes_from_spool; /* what is read next */
+
+static struct tf_fleet *open_spooling(uint64_t size_limit)
+{
+	struct tf_fleet *fleet;
+	bool is_damaged;
+
+	CHECK(tf_fleet_create(spool_directory, size_limit, &fleet, &is_damaged) == 0 && !is_damaged);
+	return fleet;
+}
 
 static struct tf_fleet *open_fleet(void)
 {
@@ -193,7 +206,7 @@ static void check_header(const struct tf_fleet_header *header, const struct ring
 {
 	CHECK(le64toh(header->handle) == HANDLE(ring->key) && le64toh(header->sequence) == sequence);
 	CHECK(le32toh(header->data_size) == CONTENT_SIZE && le32toh(header->padding_size) == PACKET_SIZE - CONTENT_SIZE);
-	CHECK(header->flags == 0 && header->payload_crc == 0);
+	CHECK(header->flags == 0);
 	CHECK(le64toh(header->packet_size) == PACKET_SIZE * 8 && le64toh(header->content_size) == CONTENT_SIZE * 8 - 3);
 	CHECK(le64toh(header->timestamp_begin) == 10 + sequence && le64toh(header->timestamp_end) == 20 + sequence);
 	CHECK(le64toh(header->events_discarded) == 5 && le64toh(header->stream_class_id) == 3);
@@ -209,6 +222,7 @@ static void expect_packet(int fd, const struct ring *ring, uint64_t sequence)
 	read_whole(fd, content, sizeof(content));
 	for (size_t at = 0; at < sizeof(content); at++)
 		CHECK(content[at] == content_at(ring->key, sequence, at));
+	CHECK(le32toh(header.payload_crc) == (comes_from_spool ? tf_crc32c(0, content, sizeof(content)) : 0));
 }
 
 /* Whatever comes next, of whatever stream. Returns its header. */
@@ -659,8 +673,265 @@ static void test_the_end(void)
 	close(ends[1]);
 }
 
+/* ---- with a spool ---- */
+
+static uint64_t size_of_spool(void)
+{
+	struct stat status;
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/frames", spool_directory);
+	return stat(path, &status) == 0 ? (uint64_t)status.st_size : 0;
+}
+
+static void await_settled(struct tf_fleet *fleet)
+{
+	for (int i = 0; !tf_fleet_is_settled(fleet, false); i++) {
+		CHECK(i < DEADLINE_MS);
+		poll(NULL, 0, 1);
+	}
+	CHECK(books_of(fleet).spooled_count == 0);
+}
+
+static void test_nobody_is_there(void)
+{
+	struct tf_fleet *fleet = open_spooling(1 << 30);
+	struct tf_fleet_stream_state state;
+	struct ring rings[2];
+	int peer;
+
+	open_ring(&rings[0], fleet);
+	open_ring(&rings[1], fleet);
+	give(&rings[0], fleet, 3);
+	give(&rings[1], fleet, 2);
+	expect_safe(fleet, &rings[0], 3);
+	expect_safe(fleet, &rings[1], 2);
+	CHECK(books_of(fleet).spooled_count == 5 && books_of(fleet).sent_count == 0);
+	CHECK(tf_fleet_is_settled(fleet, true) && !tf_fleet_is_settled(fleet, false));
+	CHECK(tf_fleet_stream_state(fleet, 0, &state) == 0);
+	CHECK(state.oldest_sequence == 0 && state.acknowledged_sequence == 0 && state.next_sequence == 3);
+	/* From the spool first, in order; what comes meanwhile follows from its ring buffer. */
+	peer = attach(fleet, 2, 0);
+	give(&rings[0], fleet, 1);
+	comes_from_spool = true;
+	for (uint64_t sequence = 0; sequence < 3; sequence++)
+		expect_packet(peer, &rings[0], sequence);
+	for (uint64_t sequence = 0; sequence < 2; sequence++)
+		expect_packet(peer, &rings[1], sequence);
+	comes_from_spool = false;
+	expect_packet(peer, &rings[0], 3);
+	/* A second connection, and all that was not acknowledged again. */
+	acknowledge(peer, &rings[0], 0);
+	while (books_of(fleet).acknowledged_count < 1)
+		poll(NULL, 0, 1);
+	tf_fleet_detach(fleet);
+	expect_end(peer);
+	CHECK(tf_fleet_stream_state(fleet, 0, &state) == 0 && state.oldest_sequence == 1);
+	peer = attach(fleet, 2, 1);
+	comes_from_spool = true;
+	for (uint64_t sequence = 1; sequence < 3; sequence++)
+		expect_packet(peer, &rings[0], sequence);
+	expect_packet(peer, &rings[1], 1);
+	comes_from_spool = false;
+	expect_packet(peer, &rings[0], 3);
+	acknowledge(peer, &rings[0], 3);
+	acknowledge(peer, &rings[1], 1);
+	await_settled(fleet);
+	CHECK(books_of(fleet).sent_count == 6 && books_of(fleet).resent_count == 4);
+	/* One was acknowledged by its binding alone. */
+	CHECK(books_of(fleet).acknowledged_count == 5);
+	give(&rings[1], fleet, 1);
+	expect_packet(peer, &rings[1], 2);
+	while (size_of_spool() > 0)
+		poll(NULL, 0, 1);
+	close_ring(&rings[0], fleet);
+	close_ring(&rings[1], fleet);
+	CHECK(books_of(fleet).spooled_count == 1); /* safe at the last moment */
+	acknowledge(peer, &rings[1], 2);
+	await_settled(fleet);
+	tf_fleet_put(fleet);
+	expect_end(peer);
+}
+
+/* It takes one packet and a half, and then nothing for a while: the ring buffer fills, and the rest goes to the spool. */
+static void test_a_peer_that_is_too_slow(void)
+{
+	struct tf_fleet *fleet = open_spooling(1 << 30);
+	struct ring rings[2];
+	int peer;
+
+	open_ring(&rings[0], fleet);
+	open_ring(&rings[1], fleet);
+	peer = attach(fleet, 1, 0);
+	give(&rings[1], fleet, 1); /* waits for a handle, and is in the way */
+	give(&rings[0], fleet, CAPACITY / 2);
+	expect_packet(peer, &rings[0], 0);
+	CHECK(safe_sequence(fleet, &rings[0]) == 0);
+	give(&rings[0], fleet, 1);
+	expect_safe(fleet, &rings[0], CAPACITY / 2 + 1);
+	expect_safe(fleet, &rings[1], 1);
+	memset(rings[0].bytes, 0, CAPACITY * PACKET_SIZE);
+	memset(rings[1].bytes, 0, CAPACITY * PACKET_SIZE);
+	{
+		const struct tf_fleet_binding binding = { 1, HANDLE(1), 0 };
+		struct tf_fleet_header header = { 0 };
+		uint64_t sequence = 1;
+		bool has_other = false;
+
+		/* What was sent in part goes on as it began; then the spool, where the other one is before it. */
+		CHECK(tf_fleet_bind(fleet, &binding) == 0);
+		while (sequence < CAPACITY / 2 + 1 || !has_other) {
+			static uint8_t content[CONTENT_SIZE];
+
+			header = read_header(peer);
+			read_whole(peer, content, sizeof(content));
+			if (header.handle == htole64(HANDLE(1))) {
+				CHECK(!has_other && header.sequence == 0);
+				has_other = true;
+			} else {
+				check_header(&header, &rings[0], sequence++);
+			}
+			for (size_t at = 0; at < sizeof(content); at++)
+				CHECK(content[at] == content_at(header.handle == htole64(HANDLE(1)), le64toh(header.sequence), at));
+		}
+		CHECK(header.payload_crc != 0);
+	}
+	acknowledge(peer, &rings[0], CAPACITY / 2);
+	acknowledge(peer, &rings[1], 0);
+	await_settled(fleet);
+	CHECK(books_of(fleet).resent_count == 0 && books_of(fleet).acknowledged_count == CAPACITY / 2 + 2);
+	CHECK(books_of(fleet).acknowledged_bytes == (CAPACITY / 2 + 2) * PACKET_SIZE);
+	give(&rings[0], fleet, 1);
+	expect_packet(peer, &rings[0], CAPACITY / 2 + 1);
+	acknowledge(peer, &rings[0], CAPACITY / 2 + 1);
+	await_settled(fleet);
+	close_ring(&rings[0], fleet);
+	close_ring(&rings[1], fleet);
+	tf_fleet_put(fleet);
+	expect_end(peer);
+}
+
+static void test_another_life(void)
+{
+	struct tf_fleet *fleet = open_spooling(1 << 30);
+	struct tf_fleet_stream_state state;
+	struct tf_fleet_binding binding;
+	struct ring rings[2], ring;
+	int peer, ends[2];
+
+	open_ring(&rings[0], fleet);
+	open_ring(&rings[1], fleet);
+	give(&rings[0], fleet, 5);
+	give(&rings[1], fleet, 1);
+	tf_fleet_close(fleet); /* all of it goes to the spool */
+	CHECK(tf_fleet_is_settled(fleet, true) && books_of(fleet).spooled_count == 6);
+	CHECK(safe_sequence(fleet, &rings[0]) == 5);
+
+	struct tf_fleet *second = open_spooling(1 << 30);
+
+	CHECK(tf_fleet_is_settled(second, true) && books_of(second).spooled_count == 6);
+	CHECK(tf_fleet_stream_state(second, 0, &state) == 0);
+	CHECK(state.oldest_sequence == 0 && state.next_sequence == 5);
+	open_ring(&ring, second);
+	CHECK(ring.key == 2);
+	/* It has more of the second stream than we know of. */
+	connect_sockets(ends);
+	peer = ends[1];
+	binding = (struct tf_fleet_binding){ 2, HANDLE(2), 1 };
+	CHECK(tf_fleet_attach(second, ends[0], &binding, 1) == -EPROTO);
+	binding = (struct tf_fleet_binding){ 1, HANDLE(1), 9 };
+	CHECK(tf_fleet_attach(second, ends[0], &binding, 1) == 0);
+	CHECK(tf_fleet_stream_state(second, 1, &state) == 0);
+	CHECK(state.oldest_sequence == 9 && state.next_sequence == 9);
+	give(&ring, second, 1);
+	binding = (struct tf_fleet_binding){ 2, HANDLE(2), 0 };
+	CHECK(tf_fleet_bind(second, &binding) == 0);
+	binding = (struct tf_fleet_binding){ 0, HANDLE(0), 3 };
+	CHECK(tf_fleet_bind(second, &binding) == 0);
+	comes_from_spool = true;
+	expect_packet(peer, &rings[0], 3);
+	expect_packet(peer, &rings[0], 4);
+	comes_from_spool = false;
+	expect_packet(peer, &ring, 0);
+	acknowledge(peer, &rings[0], 4);
+	acknowledge(peer, &ring, 0);
+	await_settled(second);
+	close_ring(&ring, second);
+	tf_fleet_put(second);
+	expect_end(peer);
+	close_ring(&rings[0], fleet);
+	close_ring(&rings[1], fleet);
+	tf_fleet_put(fleet);
+	CHECK(size_of_spool() == 0);
+}
+
+static void test_a_spool_that_is_full(void)
+{
+	struct tf_fleet *fleet = open_spooling(5 * PACKET_SIZE);
+	struct tf_fleet_stream_state state;
+	struct ring ring;
+	uint64_t spooled;
+	int peer;
+
+	open_ring(&ring, fleet);
+	give(&ring, fleet, 12);
+	while (books_of(fleet).error != -ENOSPC)
+		poll(NULL, 0, 1);
+	spooled = books_of(fleet).spooled_count;
+	CHECK(spooled >= 4 && spooled <= 5 && safe_sequence(fleet, &ring) == spooled);
+	CHECK(!tf_fleet_is_settled(fleet, true));
+	peer = attach(fleet, 1, 0);
+	for (uint64_t sequence = 0; sequence < 12; sequence++) {
+		comes_from_spool = sequence < spooled;
+		expect_packet(peer, &ring, sequence);
+	}
+	comes_from_spool = false;
+	acknowledge(peer, &ring, 2);
+	expect_safe(fleet, &ring, spooled); /* they were safe before */
+	acknowledge(peer, &ring, 8);
+	expect_safe(fleet, &ring, 9);
+	/* Three are not acknowledged; now there is room for them. */
+	tf_fleet_detach(fleet);
+	expect_end(peer);
+	expect_safe(fleet, &ring, 12);
+	CHECK(books_of(fleet).spooled_count == 3);
+	CHECK(tf_fleet_stream_state(fleet, 0, &state) == 0 && state.oldest_sequence == 9);
+	peer = attach(fleet, 1, 9);
+	comes_from_spool = true;
+	for (int i = 0; i < 3; i++) { /* one is refused twice, and what is behind it again and again */
+		for (uint64_t sequence = 9; sequence < 12; sequence++)
+			expect_packet(peer, &ring, sequence);
+		if (i < 2)
+			answer(peer, TF_FLEET_CORRUPT, HANDLE(0), 8);
+	}
+	/* For ever is too often: the file is what is damaged. */
+	for (int i = 0; i < 2; i++)
+		answer(peer, TF_FLEET_CORRUPT, HANDLE(0), 8);
+	expect_lost(fleet, -EBADMSG);
+	expect_end(peer);
+	peer = attach(fleet, 1, 9);
+	for (uint64_t sequence = 9; sequence < 12; sequence++)
+		expect_packet(peer, &ring, sequence);
+	comes_from_spool = false;
+	acknowledge(peer, &ring, 11);
+	await_settled(fleet);
+	CHECK(books_of(fleet).error == 0 && books_of(fleet).sent_count == 12);
+	close_ring(&ring, fleet);
+	tf_fleet_put(fleet);
+	expect_end(peer);
+}
+
+static void remove_spool(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/frames", spool_directory);
+	CHECK(unlink(path) == 0 && rmdir(spool_directory) == 0);
+}
+
 int main(void)
 {
+	CHECK(mkdtemp(spool_directory));
 	test_packets_wait_for_their_acknowledgement();
 	test_another_connection_goes_on();
 	test_refusals();
@@ -670,5 +941,10 @@ int main(void)
 	test_beacons();
 	test_metadata_comes_first_and_again();
 	test_the_end();
+	test_nobody_is_there();
+	test_a_peer_that_is_too_slow();
+	test_another_life();
+	test_a_spool_that_is_full();
+	remove_spool();
 	return 0;
 }

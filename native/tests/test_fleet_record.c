@@ -90,12 +90,13 @@ static void attach(struct relayed *relayed)
 	CHECK(tf_fleet_attach(relayed->fleet, ends[0], bindings, (size_t)cpu_count + 1) == 0);
 }
 
-static void open_relayed(struct relayed *relayed, struct tf_channel_attributes attributes)
+static void open_relayed(struct relayed *relayed, struct tf_channel_attributes attributes, bool has_spool)
 {
 	const int cpu_count = tf_possible_cpu_count();
 	uint64_t needed, available;
 	uint32_t keys[64];
 	bool is_damaged;
+	char path[160];
 
 	memset(relayed, 0, sizeof(*relayed));
 	session_open(&relayed->session);
@@ -104,7 +105,9 @@ static void open_relayed(struct relayed *relayed, struct tf_channel_attributes a
 	relayed->intake = open_intake();
 	set_files(relayed);
 	pthread_create(&relayed->reporter, NULL, take_reports, relayed);
-	CHECK(tf_fleet_create(NULL, 0, &relayed->fleet, &is_damaged) == 0);
+	snprintf(path, sizeof(path), "%s/spool", root);
+	CHECK(mkdir(path, 0700) == 0);
+	CHECK(tf_fleet_create(has_spool ? path : NULL, 1 << 30, &relayed->fleet, &is_damaged) == 0);
 	CHECK(tf_fleet_add_stream(relayed->fleet) == 0);
 	CHECK(tf_output_create_fleet(relayed->fleet, 0, &relayed->output) == 0);
 	attributes.name = "channel0";
@@ -202,7 +205,7 @@ static void record(struct tf_channel_attributes attributes, const char *count, c
 	struct relayed relayed;
 	int lost_count = 0;
 
-	open_relayed(&relayed, attributes);
+	open_relayed(&relayed, attributes, false);
 	attach(&relayed);
 	for (int i = 0; i < 2; i++)
 		start_program(&relayed, i, count, rate);
@@ -239,7 +242,7 @@ static void record_to_nobody(struct tf_channel_attributes attributes)
 	struct tf_stream_books kept;
 	int ends[2];
 
-	open_relayed(&relayed, attributes);
+	open_relayed(&relayed, attributes, false);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
 	for (int key = 0; key <= tf_possible_cpu_count(); key++)
 		bindings[key] = (struct tf_fleet_binding){ (uint32_t)key, (uint64_t)key, 0 };
@@ -271,7 +274,7 @@ static void record_before_anybody_is_there(struct tf_channel_attributes attribut
 	struct trace trace;
 	struct tf_report report;
 
-	open_relayed(&relayed, attributes);
+	open_relayed(&relayed, attributes, false);
 	start_program(&relayed, 0, "3000", "0");
 	CHECK(session_wait(&relayed.session, 0) == 0);
 	CHECK(tf_channel_flush(relayed.channel, true) == 0);
@@ -284,6 +287,35 @@ static void record_before_anybody_is_there(struct tf_channel_attributes attribut
 	trace = finish(&relayed);
 	CHECK(trace.record_count + trace.discarded_event_count == 3000 && trace.record_count > 0);
 	CHECK(tf_channel_error(relayed.channel) == 0);
+	close_relayed(&relayed);
+}
+
+/* The relay daemon is away most of the time, and the buffers have room for a moment only: nothing is lost. */
+static void record_into_the_spool(struct tf_channel_attributes attributes)
+{
+	struct relayed relayed;
+	struct tf_fleet_books sent;
+	struct trace trace;
+
+	open_relayed(&relayed, attributes, true);
+	for (int i = 0; i < 2; i++)
+		start_program(&relayed, i, "60000", "20000");
+	for (int i = 0; i < 10; i++) {
+		attach(&relayed);
+		poll(NULL, 0, 30 * i); /* a link that lives for so long */
+		tf_fleet_detach(relayed.fleet);
+		poll(NULL, 0, 100);
+	}
+	for (int i = 0; i < 2; i++)
+		CHECK(session_wait(&relayed.session, i) == 0);
+	/* With nobody there all is safe, and the books say so. */
+	CHECK(tf_channel_flush(relayed.channel, true) == 0);
+	CHECK(tf_channel_drain(relayed.channel, 20000) == 1);
+	tf_fleet_books(relayed.fleet, &sent);
+	CHECK(sent.spooled_count > 0 && !tf_fleet_is_settled(relayed.fleet, false));
+	attach(&relayed);
+	trace = finish(&relayed);
+	CHECK(trace.record_count == 120000 && trace.discarded_event_count == 0);
 	close_relayed(&relayed);
 }
 
@@ -326,5 +358,9 @@ int main(int argc, char **argv)
 	attributes.is_overwrite = true;
 	record_to_nobody(attributes);
 	record_before_anybody_is_there(usual);
+	attributes = usual;
+	attributes.sub_buffer_size = 65536;
+	attributes.sub_buffer_count = 16; /* half of it for as long as a thread may have to wait for a processor */
+	record_into_the_spool(attributes);
 	return 0;
 }

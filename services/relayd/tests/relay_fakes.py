@@ -96,7 +96,7 @@ class FakeDisk:
         if index_path is None:  # packets of 16 bytes
             del data.data[len(data.data) // 16 * 16 :]
             return FoundFile(len(data.data) // 16, len(data.data))
-        if index_path not in self.files:
+        if index_path not in self.files or not self.files[index_path].data:
             return None
         entries = self.index(index_path)
         if not entries:

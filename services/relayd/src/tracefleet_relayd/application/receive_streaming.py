@@ -253,6 +253,10 @@ class ReceiveStreaming:
                     found.journal.put(record_before)
             raise
 
+    def _note_that_file_is_made(self, found: StreamingSession, record: StreamRecord) -> None:
+        if not record.is_file_made:
+            self._note(found, {record.name: structs.replace(record, is_file_made=True)})
+
     def _add_stream(self, found: StreamingSession, request: StreamRequest) -> AddedStream:
         record = found.journal.streams[request.path, request.channel_name]
         opened = self._files.get(record.handle)
@@ -302,7 +306,7 @@ class ReceiveStreaming:
     ) -> None:
         stream = opened.stream
         path, index_path = _paths(found, record)
-        there = self._files.store.find_files(path, index_path)
+        there = self._files.store.find_files(path, index_path) if record.is_file_made else None
         entry_count = 0 if there is None else there.entry_count
         lost_count = oldest_sequence - record.first_sequence - entry_count
         if lost_count > 0:
@@ -329,6 +333,7 @@ class ReceiveStreaming:
         target.begin(path, index_path, next_sequence=next_sequence)
         if found.is_synced:
             target.make_durable()
+        self._note_that_file_is_made(found, record)
 
     def _make_target(self, found: StreamingSession, stream: Stream) -> AcknowledgedTarget:
         return self._files.store.make_acknowledged_target(
@@ -506,15 +511,14 @@ class ReceiveStreaming:
         assert target is not None
         record = found.journal.streams[stream.settings.path, stream.channel_name]
         if stream.stream_id not in found.next_files:
-            following = record.with_next_file(stream.last_data + 1)
-            # A name that is used again must not lead to the former file once the journal says that it is the next one.
-            target.prepare(*_paths(found, following))
-            self._note(found, {record.name: following})
+            record = record.with_next_file(stream.last_data + 1)
+            self._note(found, {record.name: record})
             found.next_files.add(stream.stream_id)
-        path, index_path = _paths(found, found.journal.streams[record.name])
+        path, index_path = _paths(found, record)
         target.begin(path, index_path, next_sequence=None)
         if found.is_synced:
             target.make_durable()
+        self._note_that_file_is_made(found, record)  # nothing is written to it before its connection is resumed
         found.next_files.discard(stream.stream_id)
         stream.next_file()
         stream.note_index_file()
@@ -560,6 +564,8 @@ class ReceiveStreaming:
 
     def _tidy(self, journal: Journal) -> None:
         for record in journal.streams.values():
+            if not record.is_file_made:
+                continue
             path, index_path = _recorded_paths(journal, record)
             self._files.store.find_files(path, index_path)
 

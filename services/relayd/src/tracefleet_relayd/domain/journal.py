@@ -49,6 +49,8 @@ class StreamRecord(msgspec.Struct, frozen=True, kw_only=True, tag="stream"):
     trace_file_size_bytes: int
     trace_file_count: int
     file_ordinal: int = 0
+    # False: the file that has its name is an older one, if there is any.
+    is_file_made: bool = True
     first_sequence: int = 0
     missing_packet_count: int = 0  # that the sender could not send any more
     # Those of them that were noticed last: behind so many packets of the current file.
@@ -68,9 +70,11 @@ class StreamRecord(msgspec.Struct, frozen=True, kw_only=True, tag="stream"):
         )
 
     def with_next_file(self, first_sequence: int) -> StreamRecord:
+        """Where the name of the next file may be in use, it is to be said when it was made."""
         return structs.replace(
             self,
             file_ordinal=self.file_ordinal + 1,
+            is_file_made=not self.trace_file_count or self.file_ordinal + 1 < self.trace_file_count,
             first_sequence=first_sequence,
             gap_entry_count=-1,
             gap_packet_count=0,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from deadlines import wait_until
 from fleet import OURS, Fleet
-from relays import HOST_NAME, LiveViewer, Relay, is_listening
+from relays import HOST_NAME, LIVE_PORT, LiveViewer, Relay
 from traces import packets_of
 from world import is_stopped
 
@@ -35,9 +35,12 @@ def relay(fleet: Fleet) -> Relay:
     return start_relay(fleet)
 
 
-def start_relay(fleet: Fleet) -> Relay:
-    relay = Relay(fleet)
-    wait_until(lambda: is_listening(fleet.world, FLEET_PORT), "the relay daemon to take fleet sessions")
+def start_relay(fleet: Fleet, *options: str) -> Relay:
+    relay = Relay(fleet, *options)
+    wait_until(
+        lambda: fleet.run("health", "relayd", is_checked=False).returncode == 0,
+        "the relay daemon to take fleet sessions",
+    )
     return relay
 
 
@@ -75,10 +78,16 @@ def verify(fleet: Fleet, directory: Path, *options: str) -> None:
     assert result.returncode == 0, result
 
 
+def spools(fleet: Fleet) -> list[Path]:
+    """Sessions that are in the spool."""
+    directory = fleet.world.spool_directory()
+    return list(directory.iterdir()) if directory.exists() else []
+
+
 # ---- what is kept ----
 
 
-@pytest.mark.parametrize("options", [(), ("--durability=synced",)])
+@pytest.mark.parametrize("options", [(), ("--durability=synced",), ("--spool=16M",)])
 def test_trace_holds_what_was_emitted(fleet: Fleet, relay: Relay, options: tuple[str, ...]) -> None:
     program = fleet.program()
     create(fleet, "s1", *options)
@@ -91,6 +100,7 @@ def test_trace_holds_what_was_emitted(fleet: Fleet, relay: Relay, options: tuple
     fleet.destroy()
     assert fleet.read(directory_of(relay)).numbers() == list(range(10_010))
     verify(fleet, directory_of(relay))
+    assert not spools(fleet)
 
 
 @pytest.mark.parametrize("mode", ["--discard", "--overwrite"])
@@ -243,22 +253,65 @@ def test_new_events_and_programs_are_described_before_they_are_seen(fleet: Fleet
 
 
 def test_no_relay_daemon(fleet: Fleet) -> None:
-    fleet.run("create", "s1", f"--set-url={URL}")
+    fleet.run("create", "s1", f"--set-url={URL}", "--spool=1M")
     refused = fleet.run("enable-event", "-u", RULE, is_checked=False)
     assert refused.returncode == NOT_CONNECTED
     assert "Unable to connect to lttng-relayd (channel channel0, session s1)" in refused.stderr
+    assert not spools(fleet)
     relay = start_relay(fleet)
     fleet.run("enable-event", "-u", RULE)
     fleet.run("start", "s1")
     fleet.program().emit(3)
     fleet.destroy()
     assert fleet.read(directory_of(relay)).numbers() == [0, 1, 2]
+    assert not spools(fleet)
 
 
 def test_something_else_at_that_port(fleet: Fleet, relay: Relay) -> None:
-    fleet.run("create", "s1", "--set-url=fleet://localhost:5344")
+    """Viewers are served there; it is of another protocol, and does not even say so."""
+    fleet.run("create", "s1", f"--set-url=fleet://localhost:{LIVE_PORT}")
     refused = fleet.run("enable-event", "-u", RULE, is_checked=False)
     assert refused.returncode == NOT_CONNECTED, refused
+
+
+def test_a_directory_that_another_session_fills(fleet: Fleet, relay: Relay) -> None:
+    program = fleet.program()
+    for session in ("s1", "s2"):
+        fleet.run("create", session, f"--set-url={URL}/same")
+        fleet.run("enable-event", "-u", RULE)
+    fleet.run("start", "s1")
+    refused = fleet.run("start", "s2")
+    assert "There is a stream metadata in ust/uid/0/64-bit" in refused.stderr, refused
+    program.emit(100)
+    fleet.destroy("s2")
+    fleet.destroy("s1")
+    assert fleet.read(relay.output / HOST_NAME / "same").numbers() == list(range(100))
+
+
+def test_an_ordinary_user(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet(is_root=False)
+    fleet.start_daemon()
+    output = fleet.world.home / "kept"
+    relay = start_relay(fleet, f"--output={output}")
+    relay.output = output
+    program = fleet.program()
+    create(fleet, "s1", "--spool=1M")
+    program.emit(100)
+    fleet.destroy()
+    assert fleet.read(directory_of(relay)).numbers() == list(range(100))
+    verify(fleet, directory_of(relay), "--emitted=100")
+
+
+def test_over_ipv6(fleet: Fleet) -> None:
+    relay = start_relay(fleet, "--fleet-port=tcp6://[::1]:5345", "--fleet-data-port=tcp6://[::1]:5346")
+    program = fleet.program()
+    created = fleet.run("create", "s1", "--set-url=fleet6://[::1]")
+    assert "Traces will be output to fleet://[::1]:5345/" in created.stdout
+    fleet.run("enable-event", "-u", RULE)
+    fleet.run("start")
+    program.emit(100)
+    fleet.destroy()
+    assert fleet.read(directory_of(relay)).numbers() == list(range(100))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -339,3 +392,64 @@ def test_a_consumer_daemon_that_is_told_to_end_sends_what_it_has(fleet: Fleet, r
     assert fleet.daemon is not None
     assert fleet.daemon.stop() == 0
     assert fleet.read(directory_of(relay)).numbers() == list(range(1000))
+
+
+# ---- the spool ----
+
+SMALL_BUFFERS = ("--subbuf-size=65536", "--num-subbuf=2", "ch")
+
+
+def test_what_waits_in_the_spool_is_sent_when_the_relay_daemon_is_back(fleet: Fleet, relay: Relay) -> None:
+    """Much more than the ring buffers hold; the session is destroyed meanwhile."""
+    program = fleet.program()
+    create(fleet, "s1", "--spool=64M", channel=SMALL_BUFFERS)
+    program.emit(1000)
+    kill(relay)
+    emitted = 1000
+    for _ in range(10):
+        emitted += program.ask(f"bulky 20 {BULK_SIZE_BYTES}")
+        fleet.run("list", "s1")
+    stopped = fleet.stop()
+    assert "Warning" not in stopped.stderr, stopped
+    discarded, _ = fleet.books("s1", "ch")
+    fleet.destroy()
+    assert len(spools(fleet)) == 1
+    relay = start_relay(fleet)
+    wait_until(lambda: not spools(fleet), "the spool to be empty")
+    verify(fleet, directory_of(relay), f"--emitted={emitted}", "--lost-packets=0")
+    reading = fleet.read(directory_of(relay))
+    assert reading.numbers()[:1000] == list(range(1000))
+    assert len(reading.events) == emitted - discarded
+
+
+def test_the_next_consumer_daemon_sends_what_one_left_in_the_spool(fleet: Fleet, relay: Relay) -> None:
+    program = fleet.program()
+    create(fleet, "s1", "--spool=64M", channel=SMALL_BUFFERS)
+    program.emit(1000)
+    kill(relay)
+    program.emit(1000)
+    stopped = fleet.stop()
+    assert "Warning" not in stopped.stderr, stopped
+    for pid in fleet.consumer_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not fleet.consumer_pids(), "the consumer daemon to end")
+    assert len(spools(fleet)) == 1
+    relay = start_relay(fleet)
+    fleet.run("destroy", "s1", is_checked=False)
+    fleet.run("create", "s2")  # starts a consumer daemon
+    wait_until(lambda: not spools(fleet), "the spool to be empty")
+    assert fleet.read(directory_of(relay)).numbers() == list(range(2000))
+    verify(fleet, directory_of(relay), "--emitted=2000", "--lost-packets=0")
+
+
+def test_a_damaged_spool_is_left_alone(fleet: Fleet, relay: Relay) -> None:
+    directory = fleet.world.spool_directory() / ("0" * 32)
+    directory.mkdir(parents=True)
+    (directory / "session.msgpack").write_bytes(b"\xc1")
+    program = fleet.program()
+    create(fleet, "s1", "--spool=1M")
+    program.emit(10)
+    fleet.destroy()
+    assert fleet.read(directory_of(relay)).numbers() == list(range(10))
+    assert spools(fleet) == [directory]
+    assert "A spool is left alone" in fleet.logs()

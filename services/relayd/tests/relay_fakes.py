@@ -306,7 +306,7 @@ class FakeIntake:
             offset = len(target.data.data)
             target.data.data += f"packet{sequence % 100:02}".encode() + bytes(8)
             if target.index is not None:
-                target.index.data += encode_index_entry(_entry(offset, number, discarded))
+                target.index.data += encode_index_entry(an_entry(offset, number, discarded))
             target.is_fresh = False
             target.next_sequence += 1
             self.acks.append((handle, sequence))
@@ -352,7 +352,7 @@ class FakeIntake:
             del self.targets[handle]
 
 
-def _entry(offset: int, number: int, discarded: int) -> IndexEntry:
+def an_entry(offset: int, number: int, discarded: int) -> IndexEntry:
     return IndexEntry(
         offset_bytes=offset,
         packet_size_bits=128,

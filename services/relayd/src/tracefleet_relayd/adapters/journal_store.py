@@ -198,7 +198,8 @@ def decode_journal(data: bytes) -> tuple[list[JournalRecord], int]:
         raise InvalidArgument("It does not begin as a journal does")
     records: list[JournalRecord] = []
     at = len(MAGIC)
-    while len(data) - at >= _FRAME.size:
+    written = len(data.rstrip(b"\0"))  # a crash of the machine may leave zeros
+    while len(data) - at >= _FRAME.size and at < written:
         size, crc = _FRAME.unpack_from(data, at)
         end = at + _FRAME.size + size
         if size > RECORD_SIZE_BYTES_MAX:
@@ -207,7 +208,7 @@ def decode_journal(data: bytes) -> tuple[list[JournalRecord], int]:
             break
         body = data[at + _FRAME.size : end]
         if zlib.crc32(body) != crc:
-            if end == len(data):
+            if end >= written:
                 break
             raise InvalidArgument(f"Its record at {at} is damaged")
         try:

@@ -510,6 +510,43 @@ def test_both_ends_of_a_stream_tell_the_same(make_fleet: Callable[..., Fleet], p
         assert found["packet_count"] == details["sums"]["recorded_packet_count"]
 
 
+def test_a_spool_is_shown_while_it_is_filled_and_until_it_is_empty(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet()
+    fleet.start_daemon()
+    relay = Relay(fleet)
+    program = fleet.program()
+    fleet.run("create", "s1", "--set-url=fleet://localhost", "--spool=1M")
+    fleet.run("enable-channel", "-u", "--subbuf-size=4096", "--num-subbuf=4", "c")
+    fleet.run("enable-event", "-u", RULE, "-c", "c")
+    fleet.run("start")
+    program.emit(100)
+    relay.process.kill()
+    relay.process.wait(DEADLINE_S)
+    program.emit(1000)
+    fleet.stop()
+
+    def streaming() -> Any:
+        return fleet.json("list", "s1")["streaming"]
+
+    wait_until(lambda: streaming()["spooled_packet_count"], "packets in the spool")
+    found = streaming()
+    assert not found["is_connected"] and found["trouble"]
+    assert found["spooled_bytes"] >= found["spooled_packet_count"] > 0
+    packet_count, size_bytes = found["spooled_packet_count"], found["spooled_bytes"]
+    assert f"      Spooled:      {packet_count} packets, {size_bytes} bytes\n" in fleet.run("list", "s1").stdout
+    again = Relay(fleet)
+    wait_until(lambda: streaming()["spooled_packet_count"] == 0, "the spool to be empty")
+    found = streaming()
+    assert found["is_connected"] and found["trouble"] is None
+    assert found["acknowledged_packet_count"] == found["sent_packet_count"]
+    (session,) = json.loads(fleet.run("--json", "list-relay").stdout.splitlines()[1])["sessions"]
+    assert session["sums"]["loss"]["missing_packet_count"] == 0
+    sums = fleet.json("list", "s1")["sums"]
+    verified = verification(fleet, again.output / session["output"])
+    assert verified["packet_count"] == sums["recorded_packet_count"]
+    assert verified["recorded_event_count"] + sums["discarded_event_count"] == 1100
+
+
 def test_a_list_does_not_wait_for_ever_for_a_consumer_daemon_that_is_stopped(make_fleet: Callable[..., Fleet]) -> None:
     fleet = make_fleet()
     start(fleet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tracefleet_common.errors import AlreadyExists, InvalidArgument, NotFound, R
 from tracefleet_common.messages.envelope import Done
 from tracefleet_common.messages.relay_streaming import AddedStream, CloseStreaming, EndStreams, StreamEnd
 from tracefleet_common.model.relay_output import Durability
+from tracefleet_relayd.application.ports import HoldReason, IntakeReport, ReportKind
 from tracefleet_relayd.application.receive_streaming import GRACE_S
 from tracefleet_relayd.domain.journal import ENDED_STREAMS_KEPT, Journal, SessionRecord, StreamRecord, replay
 
@@ -252,6 +254,27 @@ def test_journals_are_synced_with_the_data(relay: FleetRelay) -> None:
     target = relay.intake.acknowledged[data.handle]
     assert target.is_synced
     assert target.durable_count == 1
+    sender.connect()
+    sender.send(data.handle, 0)
+    # What it is told now, it takes for acknowledged.
+    assert sender.add(a_stream())[0].next_sequence == 1
+    assert target.durable_count == 2
+
+
+def test_a_disk_that_fails_ends_the_connection(relay: FleetRelay, sender: FleetSender) -> None:
+    (data,) = sender.add(a_stream())
+    sender.send(data.handle, 0)
+    assert sender.connection is not None
+    relay.intake.reports.append(
+        IntakeReport(ReportKind.HOLD, HoldReason.WRITE_FAILED, errno.EIO, sender.connection, data.handle, 1, 0, 8, 8)
+    )
+    relay.packets.take_reports()
+    assert relay.intake.closed == [sender.connection]
+    assert relay.intake.acknowledged == {}
+    assert sender.add(a_stream()) == [AddedStream(handle=data.handle, next_sequence=1)]
+    sender.connect()
+    sender.send(data.handle, 1)
+    assert numbers_in(relay) == [0, 1]
 
 
 def test_the_latest_data_connection_is_the_sessions(relay: FleetRelay, sender: FleetSender) -> None:

@@ -77,6 +77,8 @@ class AcknowledgedFiles:
 
     def make_durable(self) -> None:
         for path in self._target.paths:
+            self._store.sync(path)
+        for path in self._target.paths:
             self._store.sync_directories(path)
 
     def close(self) -> None:

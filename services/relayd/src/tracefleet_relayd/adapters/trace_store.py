@@ -105,6 +105,14 @@ class TraceStoreOnDisk:
     def find_files(self, path: str, index_path: str | None) -> FoundFile | None:
         return find_metadata(self._base, path) if index_path is None else find_data(self._base, path, index_path)
 
+    def sync(self, path: str) -> None:
+        """A file: what is in it outlives the machine. Raises OSError."""
+        descriptor = open_beneath(self._base, path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def sync_directories(self, path: str) -> None:
         """Of a file: the names on the way to it outlive the machine. Raises OSError."""
         sync_directories(self._base, path)

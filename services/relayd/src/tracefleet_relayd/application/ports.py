@@ -76,7 +76,7 @@ class AcknowledgedTarget(LentFiles, Protocol):
         """With the same files, as their descriptors were taken away."""
 
     def make_durable(self) -> None:
-        """See that the names of the files outlive the machine."""
+        """See that what is in the files now, and their names, outlive the machine."""
 
 
 class IndexWriter(Protocol):

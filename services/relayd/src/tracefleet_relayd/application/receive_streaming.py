@@ -266,6 +266,9 @@ class ReceiveStreaming:
             opened = None
         if opened is None:
             opened = self._open_stream(found, record, request.oldest_sequence)
+        if found.is_synced and opened.acknowledged is not None:
+            # The sender takes what it is told now for acknowledged; it may have been written a moment ago.
+            opened.acknowledged.make_durable()
         return AddedStream(handle=record.handle, next_sequence=opened.stream.last_data + 1)
 
     def _settings(self, found: StreamingSession, record: StreamRecord) -> StreamSettings:
@@ -331,8 +334,6 @@ class ReceiveStreaming:
             target.resume(path, index_path, there, next_sequence=next_sequence)
             return
         target.begin(path, index_path, next_sequence=next_sequence)
-        if found.is_synced:
-            target.make_durable()
         self._note_that_file_is_made(found, record)
 
     def _make_target(self, found: StreamingSession, stream: Stream) -> AcknowledgedTarget:
@@ -481,9 +482,13 @@ class ReceiveStreaming:
                     return
                 case HoldReason.WRITE_FAILED if report.error in NO_ROOM_ERRORS:
                     raise NoRoom
+                case HoldReason.WRITE_FAILED:
+                    # When the sender begins again, its files tell what is there.
+                    self._close_stream(found, opened.stream)
+                    raise OSError(report.error, os.strerror(report.error))
                 case _:
                     reason = "" if report.reason is None else report.reason.value
-                    raise InvalidArgument(f"{reason} {os.strerror(report.error) if report.error else ''}")
+                    raise InvalidArgument(reason)
         except NoRoom:
             if found.session.trouble is None:
                 log.warning("No room for packets, will retry: session-id=%d", found.session.session_id)

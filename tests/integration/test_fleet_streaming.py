@@ -442,6 +442,26 @@ def test_the_next_consumer_daemon_sends_what_one_left_in_the_spool(fleet: Fleet,
     verify(fleet, directory_of(relay), "--emitted=2000", "--lost-packets=0")
 
 
+@pytest.mark.parametrize("buffers", ["--buffers-uid", "--buffers-pid"])
+def test_daemons_that_are_told_to_end_bring_everything_to_the_spool(fleet: Fleet, relay: Relay, buffers: str) -> None:
+    program = fleet.program()
+    create(fleet, "s1", "--spool=64M", channel=(buffers, *SMALL_BUFFERS))
+    kill(relay)
+    emitted = program.emit(1000)
+    for _ in range(5):
+        emitted += program.ask(f"bulky 20 {BULK_SIZE_BYTES}")
+        fleet.run("list", "s1")
+    assert fleet.daemon is not None
+    assert fleet.daemon.stop() == 0
+    assert len(spools(fleet)) == 1
+    relay = start_relay(fleet)
+    fleet.start_daemon()
+    fleet.run("create", "s2")
+    wait_until(lambda: not spools(fleet), "the spool to be empty")
+    assert fleet.read(directory_of(relay)).numbers()[:1000] == list(range(1000))
+    verify(fleet, directory_of(relay), f"--emitted={emitted}", "--lost-packets=0")
+
+
 def test_a_damaged_spool_is_left_alone(fleet: Fleet, relay: Relay) -> None:
     directory = fleet.world.spool_directory() / ("0" * 32)
     directory.mkdir(parents=True)

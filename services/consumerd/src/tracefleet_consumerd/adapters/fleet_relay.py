@@ -224,8 +224,10 @@ class FleetRelaySession:
         """Connect for the first time, and keep it so. Raises TransportError with LTTng's code."""
         try:
             link = await self._connect()
-        except (TracefleetError, OSError) as error:
+        except BaseException as error:
             await self._end_here(is_spool_kept=False)
+            if not isinstance(error, TracefleetError | OSError):
+                raise
             if isinstance(error, RemoteProtocolError):
                 text, code = "is of another version", ErrorCode.RELAYD_VERSION_FAIL
             elif isinstance(error, TransportError | OSError):
@@ -364,6 +366,9 @@ class FleetRelaySession:
             # A session of which it has everything needs no more than its end, and shall not be begun anew for it.
             if not (self._is_concluding and self.native.is_settled(False)):
                 opened = await self._ask(link, self._record.opening, streaming.StreamingOpened)
+                is_first = self._connection_count == 0 and not self._is_concluding
+                if not (opened.is_resumed or is_first):
+                    log.error("A relay daemon has forgotten a session, and what it had of it: relay=%s", self.text)
                 handles = await self._add(link, dict(self._streams))
                 await self._attach(opened.data_port, handles)
                 self._handles, self._is_attached = handles, True

@@ -48,7 +48,7 @@ struct tf_output {
 	uint64_t written_text_size; /* atomic, but changes with metadata_lock held */
 };
 
-_Static_assert(sizeof(struct tf_metadata_memory) == 16, "shared with the session daemon");
+_Static_assert(sizeof(struct tf_metadata_memory) == TF_METADATA_TEXT_OFFSET, "shared with the session daemon");
 
 static bool is_valid_component(const char *name, size_t size)
 {
@@ -429,6 +429,14 @@ static int ensure_metadata_file(struct tf_output *output)
 static uint64_t published_text_size(const struct tf_output *output)
 {
 	return __atomic_load_n(&output->text->text_size, __ATOMIC_ACQUIRE);
+}
+
+bool tf_output_describes(const struct tf_output *output, uint32_t channel_id)
+{
+	if (!output->text || channel_id >= TF_METADATA_CHANNEL_COUNT)
+		return true;
+	/* Acquire: pairs with the store of the session daemon, after which the text is there. */
+	return __atomic_load_n(&output->text->is_described[channel_id], __ATOMIC_ACQUIRE) != 0;
 }
 
 /* With the metadata lock held: send text from where the latest ended, as much as makes a packet. */

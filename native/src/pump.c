@@ -215,7 +215,9 @@ static bool visit_live_stream(struct tf_pump *pump, struct entry *entry, struct 
 	bool is_unfinished;
 	uint64_t now;
 
-	if (!stream->has_sink || tf_stream_timestamp(stream, &now) < 0)
+	/* An empty packet or a beacon of a stream that the metadata does not know ends babeltrace2. */
+	if (!stream->has_sink || !tf_output_describes(stream->output, stream->stream_id) ||
+	    tf_stream_timestamp(stream, &now) < 0)
 		return false;
 	tf_output_write_metadata(stream->output); /* a failure shows again with the next packet */
 	tf_stream_open_packet(stream);

@@ -92,12 +92,18 @@ static void test_metadata_memory(const char *root)
 	CHECK(tf_output_set_metadata(output, fd, uuid) == -EINVAL); /* no magic */
 	close(fd);
 
+	CHECK(tf_output_describes(output, 0)); /* no metadata, no claim */
 	fd = metadata_memory_create();
 	CHECK(tf_output_set_metadata(output, fd, uuid) == 0);
 	metadata_memory_append(fd, "0123456789", 10);
 	CHECK(tf_output_write_metadata(output) == 0);
 	map = mmap(NULL, TF_METADATA_TEXT_OFFSET, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(map != MAP_FAILED);
+	CHECK(!tf_output_describes(output, 0) && !tf_output_describes(output, 1));
+	map->is_described[1] = 1;
+	CHECK(!tf_output_describes(output, 0) && tf_output_describes(output, 1));
+	CHECK(!tf_output_describes(output, TF_METADATA_CHANNEL_COUNT - 1));
+	CHECK(tf_output_describes(output, TF_METADATA_CHANNEL_COUNT));
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		map->text_size = sizes[i];
 		CHECK(tf_output_write_metadata(output) == -EBADMSG);

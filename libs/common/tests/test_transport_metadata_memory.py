@@ -25,7 +25,7 @@ def reader() -> Iterator[int]:
 
 def published(reader: int) -> bytes:
     magic, version, size_bytes = struct.unpack("=IIQ", os.pread(reader, 16, 0))
-    assert (magic, version) == (0x74664D44, 1)
+    assert (magic, version) == (0x74664D44, 2)
     return os.pread(reader, size_bytes, 4096)
 
 
@@ -67,12 +67,24 @@ def test_a_write_that_fails_half_way_leaves_everything_as_it_was(reader: int, mo
     assert published(reader) == b"abcd"
 
 
+def test_channels_are_described_one_by_one(reader: int) -> None:
+    with closing(MetadataMemory(os.dup(reader))) as memory:
+        for channel_id in (1, 4079, 4080, 100_000):
+            memory.set_described(channel_id)
+        memory.append("text")
+    described = os.pread(reader, 4080, 16)
+    assert [channel_id for channel_id, byte in enumerate(described) if byte] == [1, 4079]
+    assert published(reader) == b"text"
+
+
 def test_nothing_is_published_after_the_close(reader: int) -> None:
     memory = MetadataMemory(os.dup(reader))
     memory.close()
     memory.close()
     with pytest.raises(TransportError):
         memory.append("x")
+    memory.set_described(0)
+    assert os.pread(reader, 1, 16) == b"\0"
 
 
 def test_the_header_cannot_be_cut_off(reader: int) -> None:
@@ -82,7 +94,7 @@ def test_the_header_cannot_be_cut_off(reader: int) -> None:
         assert header[:4] == b"DMft"
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 4096, struct.pack("=IIQ", 0x74664D44, 2, 0), b"used"])
+@pytest.mark.parametrize("content", [b"", b"x" * 4096, struct.pack("=IIQ", 0x74664D44, 1, 0), b"used"])
 def test_what_is_no_empty_memory_is_refused(content: bytes, reader: int) -> None:
     if content == b"used":
         with closing(MetadataMemory(os.dup(reader))) as memory:

@@ -8,6 +8,7 @@
  * process is root, and never outside the root: below it no symbolic link is followed.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -41,12 +42,15 @@ int tf_output_prepare(struct tf_output *output);
  * TF_METADATA_TEXT_OFFSET on. The text grows; what was published once stays as it is.
  */
 #define TF_METADATA_MEMORY_MAGIC 0x74664d44u
-#define TF_METADATA_MEMORY_VERSION 1u
+#define TF_METADATA_MEMORY_VERSION 2u
 #define TF_METADATA_TEXT_OFFSET 4096
+#define TF_METADATA_CHANNEL_COUNT 4080
 
 struct tf_metadata_memory {
 	uint32_t magic, version;
 	uint64_t text_size; /* bytes published; atomic, stored with release after the text */
+	/* By channel id: 1 when its stream class is in the text. Atomic, stored with release after text_size. */
+	uint8_t is_described[TF_METADATA_CHANNEL_COUNT];
 };
 
 /*
@@ -54,6 +58,12 @@ struct tf_metadata_memory {
  * writes here. Returns 0 or a negative errno: -EINVAL for what is no such memory, or could be shrunk under us.
  */
 int tf_output_set_metadata(struct tf_output *output, int fd, const uint8_t uuid[16]);
+
+/*
+ * True when the text that is published has the stream class of that channel: before, no program records into it, and
+ * readers end with an error when they hear of its streams. Also true without metadata, and for ids beyond the table.
+ */
+bool tf_output_describes(const struct tf_output *output, uint32_t channel_id);
 
 /*
  * Append what was published since the last time to the metadata file as CTF 1.8 metadata packets, all of it or nothing.

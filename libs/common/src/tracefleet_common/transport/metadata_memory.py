@@ -17,8 +17,11 @@ TEXT_OFFSET_BYTES = 4096
 TEXT_SIZE_BYTES_MAX = 256 << 20  # programs decide what they announce, and how often they come
 
 _MAGIC = 0x74664D44
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("=IIQ")  # magic, version, bytes of text published
+# After the header, to the end of the page: a byte for each channel id, 1 when its stream class is in the text.
+_DESCRIBED_OFFSET_BYTES = _HEADER.size
+_DESCRIBED_COUNT = TEXT_OFFSET_BYTES - _DESCRIBED_OFFSET_BYTES
 
 
 def create_metadata_memory() -> int:
@@ -75,6 +78,14 @@ class MetadataMemory:
             raise ResourceExhausted(f"No memory for metadata: {error.strerror}") from None
         # After the text: pairs with the load in native/src/output.c.
         self._published_size_bytes[0] = self._size_bytes = size_bytes
+
+    def set_described(self, channel_id: int) -> None:
+        """Say that what was appended has the stream class of this channel: its streams may be shown from now on.
+
+        Nothing for ids beyond the table, whose streams always may.
+        """
+        if self.descriptor >= 0 and channel_id < _DESCRIBED_COUNT:
+            self._map[_DESCRIBED_OFFSET_BYTES + channel_id] = 1
 
     def close(self) -> None:
         """The text stays for whoever reads it."""

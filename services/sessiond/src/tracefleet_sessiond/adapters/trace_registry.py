@@ -238,6 +238,8 @@ class TraceRegistry:
                     byte_order=self._registration.byte_order,
                 )
             )
+            if self._metadata is not None:
+                self._metadata.set_described(description.channel_id)
             description.context_fields = notification.context_fields
             self._tell_layout(buffered, control.CONTEXT_FIELDS_EVENT_ID, notification.context_fields)
         return description.header_type

@@ -57,6 +57,10 @@ class LttngRelaySession:
         self._minor = 0
         self._decoder = ReplyDecoder()
         self._has_chunk = False
+        # Traces without data streams yet: path, and handle of the metadata stream. A viewer that was told of such a
+        # trace would forget it, with its metadata, and babeltrace2 would wait for that without end later.
+        self._bare_traces: dict[str, int] = {}
+        self._has_unpublished = False
         self._lock = threading.Lock()
         self._control, self._data = self._connect()
         try:
@@ -128,30 +132,48 @@ class LttngRelaySession:
 
     def add_metadata_stream(self, path: str) -> int:
         """The handle of the metadata stream of the trace at `path`. Viewers see it with the first channel."""
-        return self._add_streams([relay.AddStream(channel_name=METADATA_NAME, path=path, trace_chunk_id=0)])[0]
+        with self._lock:
+            (handle,) = self._add_streams(
+                [relay.AddStream(channel_name=METADATA_NAME, path=path, trace_chunk_id=FIRST_CHUNK_ID)]
+            )
+            self._bare_traces[path] = handle
+        return handle
 
     def add_streams(
         self, path: str, names: Sequence[str], trace_file_size_bytes: int, trace_file_count: int
     ) -> tuple[int, ...]:
-        """The handles of data streams, in the order of the names; viewers may see them from now on."""
+        """The handles of data streams, in the order of the names; viewers may see them soon."""
         if trace_file_count == 0:
             # A size without a count makes lttng-relayd 2.13 divide by zero.
             trace_file_size_bytes = 0
-        handles = self._add_streams(
-            [
-                relay.AddStream(
-                    channel_name=name,
-                    path=path,
-                    trace_file_size_bytes=trace_file_size_bytes,
-                    trace_file_count=trace_file_count,
-                    trace_chunk_id=FIRST_CHUNK_ID,
-                )
-                for name in names
-            ]
-        )
+        try:
+            handles = self._add_streams(
+                [
+                    relay.AddStream(
+                        channel_name=name,
+                        path=path,
+                        trace_file_size_bytes=trace_file_size_bytes,
+                        trace_file_count=trace_file_count,
+                        trace_chunk_id=FIRST_CHUNK_ID,
+                    )
+                    for name in names
+                ]
+            )
+            self._has_unpublished = True
+        finally:
+            with self._lock:
+                self._bare_traces.pop(path, None)  # a trace whose streams are refused holds up no other
+        with self._lock:
+            self._publish()
+        return handles
+
+    def _publish(self) -> None:
+        """With the lock held: tell that all streams are there. The request means those of all traces."""
+        if not self._has_unpublished or self._bare_traces:
+            return  # whoever changes that, does it
         (reply,) = self._ask([relay.StreamsSent()])
         self._check(_status(reply), "streams", ErrorCode.UST_CHANNEL_FAIL, is_lost=True)
-        return handles
+        self._has_unpublished = False
 
     def _add_streams(self, streams: Sequence[relay.AddStream]) -> tuple[int, ...]:
         handles = []
@@ -194,6 +216,10 @@ class LttngRelaySession:
         )
         for reply in replies:
             self._check(_status(reply), "end of a stream", ErrorCode.ROTATION_FAIL_CONSUMER, is_lost=True)
+        closed = {position.handle for position in positions}
+        with self._lock:
+            self._bare_traces = {path: handle for path, handle in self._bare_traces.items() if handle not in closed}
+            self._publish()
 
     def poll(self) -> None:
         """See whether the relay daemon is there, and send what waits for it. Raises TransportError when it is not."""

@@ -28,6 +28,7 @@ from tracefleet_relayd.application.status import Status, Totals
 sys.path.insert(0, str(Path(__file__).parent))
 
 from relay_fakes import Producer, Relay, an_index
+from streaming_fakes import FleetRelay, FleetSender, a_stream
 
 VIEWER_COUNTS = {2: 3}
 
@@ -183,3 +184,24 @@ def test_a_session_whose_packets_are_on_their_way(asked: Asked, producer: Produc
     producer.commands.end(is_aborted=False)
     (session,) = asked.sessions()
     assert (session.is_closed, session.stream_count) == (True, 1)
+
+
+def test_acknowledged_sessions_tell_what_is_safe(asked: Asked) -> None:
+    fleet = FleetRelay()
+    status = Status(fleet.sessions, lambda _session_id: 0, _describe)
+    sender = FleetSender(fleet)
+    opened = sender.open()
+    metadata, data = sender.add(a_stream("metadata"), a_stream())
+    sender.connect()
+    sender.send(metadata.handle, 0)
+    for sequence in range(3):
+        sender.send(data.handle, sequence, number=sequence * ((1 << 63) - 1), discarded=(1 << 64) - 1)
+    details = status.answer(DescribeRelaySession(opened.relay_session_id))
+    assert isinstance(details, RelaySessionDetails)
+    assert [stream.sums.acknowledged_packet_count for stream in details.streams] in ([1, 3], [3, 1])
+    assert details.session.sums.acknowledged_packet_count == 4
+    assert details.session.trouble is None
+    # Whatever the peer claims, the answer can be sent.
+    loss = details.session.sums.loss
+    assert loss.discarded_event_count == loss.missing_packet_count == (1 << 63) - 1
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(details), type=RelaySessionDetails) == details

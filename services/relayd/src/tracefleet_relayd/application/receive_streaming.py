@@ -382,7 +382,7 @@ class ReceiveStreaming:
                 self._tidy(journal)
         else:
             self._hang_up(found)
-            self._forget(found)
+            self._forget(found, is_aborted=False)
         self._journals.remove(name)
         return Done()
 
@@ -542,10 +542,10 @@ class ReceiveStreaming:
                 self._let_go_of_journal(found.name, found.journal)
         self._tidy_one()
 
-    def _forget(self, found: StreamingSession) -> None:
+    def _forget(self, found: StreamingSession, *, is_aborted: bool = True) -> None:
         del self._by_name[found.name]
         del self._by_session_id[found.session.session_id]
-        self._sessions.close(found.session, is_aborted=True)
+        self._sessions.close(found.session, is_aborted=is_aborted)
 
     def _let_go_of_journal(self, name: str, journal: Journal) -> None:
         """Keep it only if there is something to go on with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,9 @@ from tracefleet_common.messages.relayd_control import (
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.domain.relay_session import RelaySession
 from tracefleet_relayd.domain.stream import Stream, StreamBooks
+
+# Sums of what peers claim may be larger than a message can hold.
+COUNT_MAX: Final = (1 << 63) - 1
 
 
 class Totals(NamedTuple):
@@ -116,8 +119,8 @@ def _sums(books: StreamBooks, lagging_packet_count: int, *, is_acknowledged: boo
         lagging_packet_count=lagging_packet_count,
         acknowledged_packet_count=books.packet_count if is_acknowledged else None,
         loss=RelayLoss(
-            discarded_event_count=books.discarded_event_count,
-            missing_packet_count=books.missing_packet_count,
+            discarded_event_count=min(books.discarded_event_count, COUNT_MAX),
+            missing_packet_count=min(books.missing_packet_count, COUNT_MAX),
             unmatched_packet_count=books.dropped_half_count,
             overwritten_packet_count=books.overwritten_packet_count,
         ),

@@ -44,13 +44,13 @@ class OpenRelaySession(msgspec.Struct, frozen=True, kw_only=True, tag="open-rela
 
 
 class PrepareRelaySession(msgspec.Struct, frozen=True, tag="prepare-relay-session"):
-    """Make the session's first trace chunk, unless that was done: streams need one. Reply: Done."""
+    """Make the session's first trace chunk, unless that was done: streams need one in LTTng's protocol. Reply: Done."""
 
     relay_key: int
 
 
 class SettleRelaySession(msgspec.Struct, frozen=True, tag="settle-relay-session"):
-    """Wait until the relay daemon has everything that was sent to it. Reply: Done; TransportError when it has not."""
+    """Wait until the relay daemon, or the spool, has all that was sent. Reply: Done; TransportError when it has not."""
 
     relay_key: int
 
@@ -58,6 +58,7 @@ class SettleRelaySession(msgspec.Struct, frozen=True, tag="settle-relay-session"
 class CloseRelaySession(msgspec.Struct, frozen=True, tag="close-relay-session"):
     """After its registries: conclude the session at the relay daemon, and hang up. Reply: Done.
 
+    What is in its spool is sent later, and the session concluded after that.
     Fails with TransportError (141) when that was not possible; the session is closed then as well.
     """
 

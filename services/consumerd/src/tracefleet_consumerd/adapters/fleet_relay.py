@@ -115,10 +115,6 @@ class FleetRelaySession:
         self._is_concluded = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
-    @property
-    def output(self) -> FleetOutput:
-        return self._record.output
-
     # ---- the port, from worker threads ----
 
     def prepare(self) -> None:

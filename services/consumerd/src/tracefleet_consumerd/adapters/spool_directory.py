@@ -64,6 +64,7 @@ class SpoolDirectory:
         with _failures(f"Cannot make a spool below {root}"):
             path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
             path.mkdir(mode=DIRECTORY_MODE)
+            _sync_directory(path.parent)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(lock, fcntl.LOCK_EX)  # another consumer daemon may look at it just now
         return cls(path, lock)
@@ -154,6 +155,14 @@ def spooled_sessions(root: str) -> Iterator[Path]:
             yield Path(root, name)
         elif NAME.fullmatch(name.removesuffix(DONE_SUFFIX)):
             shutil.rmtree(Path(root, name), ignore_errors=True)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager

@@ -42,14 +42,14 @@ class TraceOutput(Protocol):
 
     @property
     def metadata_handle(self) -> int | None:
-        """What the relay daemon calls the metadata stream; None: it is a file."""
+        """What a relay daemon of LTTng's protocol calls the metadata stream; None: it goes elsewhere."""
 
     def close(self) -> None:
         """Write what is left of the metadata, and end it. Raises TracefleetError; it is closed then, too."""
 
 
 class StreamPosition(NamedTuple):
-    """A data stream at a relay daemon, and the number of the last packet sent; None: there was none."""
+    """A data stream in LTTng's relay protocol, and the number of the last packet sent; None: there was none."""
 
     handle: int
     last_number: int | None
@@ -67,19 +67,22 @@ class RelaySession(Protocol):
         """Whether it will never take anything again. Does not block."""
 
     def prepare(self) -> None:
-        """Make the first trace chunk, once: streams need one."""
+        """Make the first trace chunk, once, where streams need one."""
 
     def poll(self) -> None:
         """See whether the relay daemon is there, and send what waits for it."""
 
     def is_settled(self, positions: Sequence[StreamPosition], metadata_handles: Sequence[int]) -> bool:
-        """Whether the relay daemon has everything up to these positions."""
+        """Whether the relay daemon has everything up to these positions; where it acknowledges, everything."""
 
     def state(self) -> RelaySessionState:
         """How it goes, from what is known here. Does not block; also of a session that is lost."""
 
     def close(self) -> None:
-        """Conclude the session, whose streams are closed. It is closed also when this raises."""
+        """Conclude the session, whose streams are closed. It is closed also when this raises.
+
+        With a spool it may go on there by itself.
+        """
 
 
 class ChannelBuffers(Protocol):
@@ -108,7 +111,7 @@ class ChannelBuffers(Protocol):
         """Make the streams at the relay daemon of the output; nothing is read before. Raises TracefleetError."""
 
     def relay_positions(self) -> tuple[StreamPosition, ...]:
-        """None for buffers whose output has files. Also after close."""
+        """None for buffers whose output is of another kind. Also after close."""
 
     def leave_relay(self) -> None:
         """After close: tell the relay daemon that nothing follows. Raises TransportError."""

@@ -211,11 +211,13 @@ class LiveViewer:
     `is_patient`: it waits for a session that is not there yet, or no longer, and ends only when told to.
     """
 
-    def __init__(self, world: World, session: str, *, is_patient: bool = False, number: int = 0) -> None:
+    def __init__(
+        self, world: World, session: str, *, is_patient: bool = False, number: int = 0, address: str = "localhost"
+    ) -> None:
         self.log = world.directory / f"viewer-{session}-{number}.txt"
         self.error_log = self.log.with_suffix(".err")
         source = [] if is_patient else ["-i", "lttng-live"]
-        url = f"net://localhost/host/{HOST_NAME}/{session}"
+        url = f"net://{address}/host/{HOST_NAME}/{session}"
         with self.log.open("wb") as stdout, self.error_log.open("wb") as stderr:
             self.process = world.popen(
                 ["stdbuf", "-oL", "babeltrace2", "--no-delta", *source, url],

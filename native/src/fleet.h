@@ -8,15 +8,15 @@
 struct tf_fleet *tf_fleet_get(struct tf_fleet *fleet);
 
 /*
- * Packets of the stream @key will come from a ring buffer of @capacity sub-buffers. A byte is written to @wakeup_fd when
- * tf_fleet_progress() has something new to say. Returns 0 or a negative errno: -ENOENT for no such stream, -EBUSY when
- * it has a ring buffer.
+ * Packets of the stream @key will come from a ring buffer of @capacity sub-buffers. A byte is written to @wakeup_fd
+ * when tf_fleet_progress() has something new to say. Returns 0 or a negative errno: -ENOENT for no such stream, -EBUSY
+ * when it has a ring buffer.
  */
 int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity, int wakeup_fd);
 
 /*
- * Hand over @count packets of a ring buffer, which stay where they are until they are safe, or taken back. Their numbers
- * go on from those before. Returns 0 or a negative errno: -ESHUTDOWN after the close.
+ * Hand over @count packets of a ring buffer, which stay where they are until they are safe, or taken back. Their
+ * numbers go on from those before. Returns 0 or a negative errno: -ESHUTDOWN after the close.
  */
 int tf_fleet_give(struct tf_fleet *fleet, uint32_t key, uint32_t stream_class_id, uint32_t cpu,
 		  const struct tf_packet *packets, int count);
@@ -38,8 +38,8 @@ void tf_fleet_progress(struct tf_fleet *fleet, uint32_t key, struct tf_fleet_pro
 void tf_fleet_await_progress(struct tf_fleet *fleet, uint32_t key, uint64_t safe_sequence, uint64_t end_ms);
 
 /*
- * The ring buffer goes away: what of its packets is not safe is not sent any more. After it nothing of the ring buffer is
- * touched, and tf_fleet_progress() has said all. May wait for the thread, but for no peer.
+ * The ring buffer goes away: what of its packets is not safe, nor can be put into the spool, is not sent any more. After
+ * it nothing of the ring buffer is touched, and tf_fleet_progress() has said all. Waits for the thread, and for no peer.
  */
 void tf_fleet_take_back(struct tf_fleet *fleet, uint32_t key);
 

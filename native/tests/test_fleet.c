@@ -753,7 +753,7 @@ static void test_nobody_is_there(void)
 	expect_end(peer);
 }
 
-/* It takes one packet and a half, and then nothing for a while: the ring buffer fills, and the rest goes to the spool. */
+/* It takes a packet and a half, and then nothing for a while: the ring buffer fills, and the rest goes to the spool. */
 static void test_a_peer_that_is_too_slow(void)
 {
 	struct tf_fleet *fleet = open_spooling(1 << 30);

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/sysinfo.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 /* While one waits for a device, another reads; more than a few have nothing to add. */
@@ -24,7 +25,8 @@
 #define REPORTS_RESERVED 3
 
 struct tf_intake {
-	int epoll_fd, stop_fd, event_fd;
+	int epoll_fd, stop_fd;
+	int timer_fd; /* readable when reports should be taken */
 	int thread_count;
 	struct intake_worker workers[THREAD_COUNT_MAX];
 	pthread_mutex_t target_lock; /* one set_target or remove at a time; taken before all others */
@@ -33,7 +35,8 @@ struct tf_intake {
 	struct intake_table connections, streams;
 	struct tf_intake_report *reports;
 	size_t first_report, report_count, report_capacity;
-	bool is_signaled; /* event_fd is readable */
+	size_t promised_count; /* of reports */
+	bool is_timed, is_urgent; /* timer_fd is set: to be readable soon, or at once */
 };
 
 static struct intake_connection *connection_of(struct intake_node *node)
@@ -59,7 +62,8 @@ static struct intake_connection *find_connection(struct tf_intake *intake, uint6
 /* With the intake's lock held: room for what every connection, and @extra ones, may report now. */
 static int reserve_reports(struct tf_intake *intake, size_t extra)
 {
-	const size_t wanted = intake->report_count + REPORTS_RESERVED * (intake->connections.count + extra);
+	const size_t wanted = intake->report_count + intake->promised_count +
+			      REPORTS_RESERVED * (intake->connections.count + extra);
 	size_t capacity = intake->report_capacity ? intake->report_capacity : 64;
 	struct tf_intake_report *reports;
 
@@ -85,23 +89,72 @@ static int reserve_reports(struct tf_intake *intake, size_t extra)
 }
 
 /* With the intake's lock held. */
-static void signal_event(struct tf_intake *intake)
+static void set_timer(struct tf_intake *intake, bool is_urgent)
 {
-	const uint64_t one = 1;
-	ssize_t written;
+	/* Not 0, which would stop it. */
+	const struct itimerspec at_once = { .it_value.tv_nsec = 1 };
+	const struct itimerspec soon = { .it_value.tv_nsec = TF_INTAKE_REPORT_DELAY_MS * 1000000L };
 
-	if (intake->is_signaled)
+	if (intake->is_urgent || (intake->is_timed && !is_urgent))
 		return;
-	intake->is_signaled = true;
-	written = write(intake->event_fd, &one, sizeof(one));
-	(void)written; /* an eventfd at 0 takes it */
+	intake->is_timed = true;
+	intake->is_urgent = is_urgent;
+	timerfd_settime(intake->timer_fd, 0, is_urgent ? &at_once : &soon, NULL);
+}
+
+/* With the intake's lock held: nothing is left to take. */
+static void clear_timer(struct tf_intake *intake)
+{
+	const struct itimerspec never = { 0 };
+
+	if (!intake->is_timed)
+		return;
+	intake->is_timed = intake->is_urgent = false;
+	timerfd_settime(intake->timer_fd, 0, &never, NULL);
 }
 
 /* With the intake's lock held, room was reserved. */
 static void push_report(struct tf_intake *intake, const struct tf_intake_report *report)
 {
 	intake->reports[intake->first_report + intake->report_count++] = *report;
-	signal_event(intake);
+	set_timer(intake, report->kind == TF_INTAKE_HOLD || report->kind == TF_INTAKE_CLOSED);
+}
+
+/* With the intake's lock held, room was reserved: of what happens with every packet. */
+static void push_counted(struct intake_connection *connection, const struct tf_intake_report *report)
+{
+	push_report(connection->intake, report);
+	/* It should not have to wait until somebody looks. */
+	if (++connection->unread_report_count >= TF_INTAKE_REPORTS_PER_CONNECTION / 2)
+		set_timer(connection->intake, true);
+}
+
+void tf_intake_push_own(struct intake_connection *connection, const struct tf_intake_report *report)
+{
+	pthread_mutex_lock(&connection->intake->lock);
+	push_counted(connection, report);
+	pthread_mutex_unlock(&connection->intake->lock);
+}
+
+void tf_intake_promise_report(struct tf_intake *intake)
+{
+	pthread_mutex_lock(&intake->lock);
+	intake->promised_count++;
+	pthread_mutex_unlock(&intake->lock);
+}
+
+void tf_intake_push_promised(struct tf_intake *intake, const struct tf_intake_report *report)
+{
+	struct intake_connection *connection;
+
+	pthread_mutex_lock(&intake->lock);
+	intake->promised_count--;
+	connection = report->kind == TF_INTAKE_INDEX ? NULL : find_connection(intake, report->token);
+	if (connection)
+		push_counted(connection, report);
+	else
+		push_report(intake, report);
+	pthread_mutex_unlock(&intake->lock);
 }
 
 static struct tf_intake_report report_of(const struct intake_connection *connection, int32_t kind)
@@ -122,15 +175,11 @@ void tf_intake_report_packet(struct intake_connection *connection, uint64_t offs
 {
 	struct tf_intake_report report =
 		report_of(connection, connection->packet.is_beacon ? TF_INTAKE_BEACON : TF_INTAKE_PACKET);
-	struct tf_intake *intake = connection->intake;
 
 	report.offset = offset;
 	if (connection->fleet)
 		tf_intake_fleet_describe(connection, &report);
-	pthread_mutex_lock(&intake->lock);
-	connection->unread_report_count++;
-	push_report(intake, &report);
-	pthread_mutex_unlock(&intake->lock);
+	tf_intake_push_own(connection, &report);
 }
 
 /* ---- connections ---- */
@@ -146,7 +195,12 @@ static void arm(struct intake_connection *connection, uint32_t events)
 	epoll_ctl(connection->intake->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
 }
 
-/* With the intake's lock held: a PACKET or BEACON report of @connection was taken. */
+static bool is_counted(int32_t kind)
+{
+	return kind == TF_INTAKE_PACKET || kind == TF_INTAKE_ENTRY || kind == TF_INTAKE_BEACON;
+}
+
+/* With the intake's lock held: a report of @connection that is_counted() was taken. */
 static void note_taken(struct intake_connection *connection)
 {
 	connection->unread_report_count--;
@@ -236,6 +290,7 @@ static struct intake_connection *new_connection(struct tf_intake *intake, int fd
 	connection->intake = intake;
 	connection->fd = fd;
 	connection->group = group;
+	connection->is_control = framing == TF_INTAKE_CONTROL;
 	if (framing != TF_INTAKE_FLEET)
 		return connection;
 	connection->fleet = tf_intake_fleet_new();
@@ -255,7 +310,7 @@ int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing,
 	int type, flags, ret;
 	socklen_t size = sizeof(type);
 
-	if ((framing != TF_INTAKE_LTTNG && framing != TF_INTAKE_FLEET) || token == STOP_TOKEN)
+	if (framing < TF_INTAKE_LTTNG || framing > TF_INTAKE_CONTROL || token == STOP_TOKEN)
 		return -EINVAL;
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0)
 		return -errno;
@@ -284,7 +339,9 @@ int tf_intake_add(struct tf_intake *intake, int fd, uint64_t token, int framing,
 static void free_connection(struct intake_connection *connection)
 {
 	tf_intake_stream_abort(connection);
-	close(connection->fd); /* the epoll forgets it with this, its last descriptor */
+	if (!connection->is_control)
+		close(connection->fd); /* the epoll forgets it with this, its last descriptor */
+	free(connection->unsent);
 	free(connection->kept);
 	free(connection->fleet);
 	free(connection);
@@ -323,6 +380,23 @@ int tf_intake_resume(struct tf_intake *intake, uint64_t token)
 		connection->is_held = false;
 		arm(connection, AT_ONCE);
 	}
+	pthread_mutex_unlock(&intake->lock);
+	return ret;
+}
+
+int tf_intake_take_back(struct tf_intake *intake, uint64_t token, uint8_t bytes[TF_INTAKE_BACK_SIZE_MAX], size_t *reply_size)
+{
+	struct intake_connection *connection;
+	int ret;
+
+	pthread_mutex_lock(&intake->lock);
+	connection = find_connection(intake, token);
+	if (!connection)
+		ret = -ENOENT;
+	else if (!connection->is_control || !connection->is_held)
+		ret = -EBUSY;
+	else
+		ret = (int)tf_intake_control_take_back(connection, bytes, reply_size);
 	pthread_mutex_unlock(&intake->lock);
 	return ret;
 }
@@ -413,6 +487,29 @@ int tf_intake_set_target(struct tf_intake *intake, uint64_t handle, const struct
 	return ret;
 }
 
+int tf_intake_join(struct tf_intake *intake, uint64_t handle, const struct tf_intake_index *index)
+{
+	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
+	int ret;
+
+	if (!stream)
+		return -ENOENT;
+	ret = tf_intake_join_start(intake, stream, index);
+	tf_intake_put_stream(intake, stream);
+	return ret;
+}
+
+int tf_intake_unjoin(struct tf_intake *intake, uint64_t handle)
+{
+	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
+
+	if (!stream)
+		return -ENOENT;
+	tf_intake_join_stop(stream);
+	tf_intake_put_stream(intake, stream);
+	return 0;
+}
+
 int tf_intake_set_stop(struct tf_intake *intake, uint64_t handle, uint64_t stop_net_seq)
 {
 	struct intake_stream *stream = tf_intake_get_stream(intake, handle);
@@ -423,6 +520,7 @@ int tf_intake_set_stop(struct tf_intake *intake, uint64_t handle, uint64_t stop_
 	pthread_mutex_lock(&stream->lock);
 	stream->target.stop_net_seq = stop_net_seq;
 	ret = stream->writer ? 1 : 0;
+	tf_intake_join_stop(stream);
 	pthread_mutex_unlock(&stream->lock);
 	tf_intake_put_stream(intake, stream);
 	return ret;
@@ -477,40 +575,34 @@ int tf_intake_books(struct tf_intake *intake, uint64_t handle, struct tf_intake_
 
 int tf_intake_fd(const struct tf_intake *intake)
 {
-	return intake->event_fd;
+	return intake->timer_fd;
 }
 
 /* With the intake's lock held. */
 static size_t take_reports(struct tf_intake *intake, struct tf_intake_report *reports, size_t capacity)
 {
 	const size_t count = intake->report_count < capacity ? intake->report_count : capacity;
-	uint64_t value;
-	ssize_t ret;
 
 	for (size_t i = 0; i < count; i++) {
 		struct intake_connection *connection;
 
 		reports[i] = intake->reports[intake->first_report + i];
 		connection = find_connection(intake, reports[i].token);
-		if (connection && (reports[i].kind == TF_INTAKE_PACKET || reports[i].kind == TF_INTAKE_BEACON))
+		if (connection && is_counted(reports[i].kind))
 			note_taken(connection);
 	}
 	intake->first_report += count;
 	intake->report_count -= count;
 	if (intake->report_count == 0) {
 		intake->first_report = 0;
-		if (intake->is_signaled) {
-			ret = read(intake->event_fd, &value, sizeof(value));
-			(void)ret; /* it is readable */
-			intake->is_signaled = false;
-		}
+		clear_timer(intake);
 	}
 	return count;
 }
 
 int tf_intake_wait(struct tf_intake *intake, int timeout_ms, struct tf_intake_report *reports, size_t capacity)
 {
-	struct pollfd event = { .fd = intake->event_fd, .events = POLLIN };
+	struct pollfd event = { .fd = intake->timer_fd, .events = POLLIN };
 	size_t count;
 
 	if (timeout_ms != 0)
@@ -524,7 +616,7 @@ int tf_intake_wait(struct tf_intake *intake, int timeout_ms, struct tf_intake_re
 void tf_intake_wake(struct tf_intake *intake)
 {
 	pthread_mutex_lock(&intake->lock);
-	signal_event(intake);
+	set_timer(intake, true);
 	pthread_mutex_unlock(&intake->lock);
 }
 
@@ -579,8 +671,8 @@ int tf_intake_create(int thread_count, struct tf_intake **out)
 	pthread_cond_init(&intake->left, NULL);
 	intake->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	intake->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	intake->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (intake->epoll_fd < 0 || intake->stop_fd < 0 || intake->event_fd < 0 ||
+	intake->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (intake->epoll_fd < 0 || intake->stop_fd < 0 || intake->timer_fd < 0 ||
 	    epoll_ctl(intake->epoll_fd, EPOLL_CTL_ADD, intake->stop_fd, &event) < 0)
 		ret = -errno;
 	else
@@ -627,7 +719,7 @@ void tf_intake_free(struct tf_intake *intake)
 	free(intake->reports);
 	close_if_open(intake->epoll_fd);
 	close_if_open(intake->stop_fd);
-	close_if_open(intake->event_fd);
+	close_if_open(intake->timer_fd);
 	pthread_cond_destroy(&intake->left);
 	pthread_mutex_destroy(&intake->lock);
 	pthread_mutex_destroy(&intake->target_lock);

@@ -4,8 +4,9 @@
 /*
  * The inside of an intake. intake.c has the threads, tables and reports, intake_connection.c reads a connection,
  * intake_stream.c writes a stream's file, intake_fleet.c knows the headers and acknowledgements of our own protocol.
+ * intake_control.c reads a control connection of LTTng's protocol, intake_join.c writes its index entries.
  *
- * Locks: a stream's is taken before the intake's. What a connection does belongs to the one thread that has its
+ * Locks: a stream's is taken before that of its join, and both before the intake's. What a connection does belongs to the one thread that has its
  * turn; only its flags are under the intake's lock.
  */
 
@@ -46,6 +47,9 @@ struct intake_connection {
 	uint64_t full_target_number;  /* the target that was too full for this packet; 0: none */
 	bool is_large;		      /* the latest packet was: only its header is read ahead */
 	bool has_no_splice;
+	bool is_control; /* CONTROL framing; the descriptor is the caller's */
+	uint8_t *unsent; /* replies */
+	size_t unsent_size;
 	uint8_t *kept; /* received, and waiting with the packet that holds */
 	size_t kept_size;
 	int reason; /* of the hold */
@@ -54,6 +58,23 @@ struct intake_connection {
 	uint32_t unread_report_count;
 	bool has_turn, is_held, is_parked, is_over;
 	_Atomic bool is_leaving; /* read without the lock to end a turn early */
+};
+
+struct intake_index_command { /* payload of SEND_INDEX, big-endian */
+	uint64_t handle, net_seq;
+	uint64_t packet_size, content_size, timestamp_begin, timestamp_end;
+	uint64_t events_discarded, stream_class_id, stream_instance_id, packet_seq_num;
+};
+
+struct intake_halves;
+
+struct intake_join { /* of data and index entries of LTTng's protocol */
+	pthread_mutex_t lock; /* of everything below */
+	bool is_on;
+	struct tf_intake *intake;
+	int fd; /* of the index file; -1: none */
+	uint64_t offset, group;
+	struct intake_halves *halves; /* while it is on */
 };
 
 struct intake_stream {
@@ -72,6 +93,7 @@ struct intake_stream {
 	int sync_error;	     /* positive errno: nobody knows what the device has, and nothing more is taken */
 	bool has_rest;	     /* of a packet that was given up, in the file that is revoked */
 	struct tf_intake_books books;
+	struct intake_join join; /* with a lock of its own: nobody waits there for a write of data */
 };
 
 struct intake_worker {
@@ -102,6 +124,15 @@ enum intake_step tf_intake_find_stream(struct intake_connection *connection, str
 /* A reference, NULL: unknown. */
 struct intake_stream *tf_intake_get_stream(struct tf_intake *intake, uint64_t handle);
 void tf_intake_put_stream(struct tf_intake *intake, struct intake_stream *stream);
+
+/*
+ * Reports that come of a half: one is promised when it is kept, so that there is always room for it. With the lock of the
+ * join held.
+ */
+void tf_intake_promise_report(struct tf_intake *intake);
+void tf_intake_push_promised(struct tf_intake *intake, const struct tf_intake_report *report);
+/* Of a connection that has its turn, after tf_intake_find_stream(). */
+void tf_intake_push_own(struct intake_connection *connection, const struct tf_intake_report *report);
 
 /* The packet of @connection is in the file at @offset, or it is a beacon. With the stream's lock held. */
 void tf_intake_report_packet(struct intake_connection *connection, uint64_t offset);
@@ -151,6 +182,25 @@ size_t tf_intake_stream_missing(const struct intake_connection *connection);
 
 /* Give up the packet under way, if there is one, and cut what is in the file. */
 void tf_intake_stream_abort(struct intake_connection *connection);
+
+/* ---- intake_control.c; connections with CONTROL framing only ---- */
+
+enum intake_step tf_intake_control_turn(struct intake_connection *connection, struct intake_worker *worker);
+/* See tf_intake_take_back(). */
+size_t tf_intake_control_take_back(struct intake_connection *connection, uint8_t *bytes, size_t *reply_size);
+
+/* ---- intake_join.c; these take the join's lock ---- */
+
+void tf_intake_join_init(struct intake_join *join);
+void tf_intake_join_destroy(struct intake_join *join);
+/* See tf_intake_join(). Takes the stream's lock too. */
+int tf_intake_join_start(struct tf_intake *intake, struct intake_stream *stream, const struct tf_intake_index *index);
+void tf_intake_join_stop(struct intake_stream *stream);
+/* The data of connection->packet is in the file at @offset. False: report it. With the stream's lock held. */
+bool tf_intake_join_data(struct intake_stream *stream, const struct intake_connection *connection, uint64_t offset);
+/* False: it is the caller's to carry out. */
+bool tf_intake_join_index(struct intake_stream *stream, struct intake_connection *connection,
+			  const struct intake_index_command *command);
 
 /* ---- intake_fleet.c; connections with FLEET framing only ---- */
 

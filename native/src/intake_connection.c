@@ -295,6 +295,8 @@ enum intake_step tf_intake_turn(struct intake_connection *connection, struct int
 	enum intake_step step, flushed;
 	int error;
 
+	if (connection->is_control)
+		return tf_intake_control_turn(connection, worker);
 	if (!connection->fleet)
 		return read_turn(connection, worker);
 	step = tf_intake_fleet_flush(connection);

@@ -24,6 +24,7 @@ struct intake_stream *tf_intake_stream_new(uint64_t handle)
 	stream->reference_count = 1;
 	stream->target.fd = stream->target.index_fd = -1;
 	pthread_mutex_init(&stream->lock, NULL);
+	tf_intake_join_init(&stream->join);
 	return stream;
 }
 
@@ -52,6 +53,7 @@ static void close_files(struct intake_stream *stream)
 void tf_intake_stream_free(struct intake_stream *stream)
 {
 	close_files(stream);
+	tf_intake_join_destroy(&stream->join);
 	pthread_mutex_destroy(&stream->lock);
 	free(stream);
 }
@@ -71,6 +73,7 @@ void tf_intake_stream_remove(struct intake_stream *stream)
 		tf_truncate(stream->target.fd, (off_t)stream->target.offset);
 	stream->is_removed = true;
 	close_files(stream);
+	tf_intake_join_stop(stream);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -195,8 +198,10 @@ static int set_target(struct intake_stream *stream, const struct tf_intake_targe
 		ret = place(stream, target, &status, &offset);
 	if (ret < 0)
 		return ret;
-	if (!is_same)
+	if (!is_same) {
 		sync_files(stream);
+		tf_intake_join_stop(stream); /* its entries are of packets in the former file */
+	}
 	if (stream->target_number == 0)
 		stream->synced_sequence = next_sequence;
 	if ((uint64_t)status.st_size > offset + stream->received)
@@ -334,7 +339,8 @@ static void end_packet(struct intake_stream *stream, struct intake_connection *c
 	stream->books.data_bytes += packet->data_size;
 	stream->books.padding_bytes += packet->padding_size;
 	leave_packet(stream, connection);
-	tf_intake_report_packet(connection, offset);
+	if (connection->fleet || !tf_intake_join_data(stream, connection, offset))
+		tf_intake_report_packet(connection, offset);
 }
 
 /* With the stream's lock held: @data, and with the last of it the padding when that is little. Bytes or -errno. */

@@ -119,9 +119,10 @@ def test_flood_of_connections_and_requests_is_bounded(fleet: Fleet) -> None:
     assert relay.stop() == 0
 
 
-def test_rotations_with_few_descriptors(fleet: Fleet) -> None:
-    """Files are suspended while streams move, while packets are under way, and while index entries are late."""
-    relay = Relay(fleet, "--fd-pool-size=100")
+@pytest.mark.parametrize("pool_size", [100, 1000])
+def test_rotations(fleet: Fleet, pool_size: int) -> None:
+    """While packets are under way, and index entries are late. With few descriptors, files are suspended meanwhile."""
+    relay = Relay(fleet, f"--fd-pool-size={pool_size}")
     chance = random.Random(7)
     with RawProducer(fleet.world) as producer:
         plain = [producer.add(f"plain_{number}") for number in range(80)]
@@ -148,7 +149,7 @@ def test_rotations_with_few_descriptors(fleet: Fleet) -> None:
             send_some()
         for handle, number in next_numbers.items():
             producer.wait_arrived(handle, number - 1)
-        assert open_file_count(relay) <= 100
+        assert open_file_count(relay) <= pool_size
         output = relay.output / str(producer.output)
     wait_until(lambda: "Session ends" in relay.log.read_text(), "the session to end")
     chunks = sorted((output / "archives").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))

@@ -29,6 +29,12 @@ struct tf_intake;
 enum tf_intake_framing {
 	TF_INTAKE_LTTNG = 1, /* lttng-relayd's data connection: 32-byte headers, no answers */
 	TF_INTAKE_FLEET = 2, /* acknowledged: 128-byte headers with the index entry, see fleet_frame.h */
+	/*
+	 * lttng-relayd's control connection, of minor 8 or later, which the caller lends: index entries of streams of
+	 * @group (see tf_intake_join()) are answered here, everything else goes back to the caller, with the connection.
+	 * Its descriptor stays the caller's, who calls tf_intake_close() before it closes it.
+	 */
+	TF_INTAKE_CONTROL = 3,
 };
 
 enum tf_intake_report_kind {
@@ -36,6 +42,8 @@ enum tf_intake_report_kind {
 	TF_INTAKE_HOLD = 2,   /* the packet of that header waits, for the reason given */
 	TF_INTAKE_CLOSED = 3, /* nothing more will be read; tf_intake_close() gives the descriptor back */
 	TF_INTAKE_BEACON = 4, /* FLEET: nothing happened in the stream up to timestamp_end; all before net_seq is there */
+	TF_INTAKE_ENTRY = 5,  /* as PACKET, and its index entry is in the index file: see tf_intake_join() */
+	TF_INTAKE_INDEX = 6,  /* an index entry whose packet did not come; whoever hears of it joins them */
 };
 
 enum tf_intake_hold_reason {
@@ -46,6 +54,7 @@ enum tf_intake_hold_reason {
 	TF_INTAKE_STREAM_BUSY = 5,    /* another connection is in the middle of a packet of this stream */
 	TF_INTAKE_FOREIGN_STREAM = 6, /* its group is not that of the connection's first packet */
 	TF_INTAKE_WRITE_FAILED = 7,   /* error says why; what arrived is kept, and tf_intake_resume() tries again */
+	TF_INTAKE_COMMAND = 8,	      /* CONTROL: it is the caller's turn, see tf_intake_take_back() */
 };
 
 struct tf_intake_report {
@@ -56,13 +65,18 @@ struct tf_intake_report {
 			   a packet, otherwise what the socket said */
 	int32_t reserved;
 	uint64_t token;
-	uint64_t handle, net_seq; /* PACKET, HOLD, BEACON */
-	uint64_t offset;	  /* PACKET: of the packet in its file, bytes */
+	uint64_t handle, net_seq; /* PACKET, HOLD, BEACON, ENTRY, INDEX */
+	uint64_t offset;	  /* PACKET, ENTRY: of the packet in its file, bytes */
 	uint32_t data_size, padding_size;
-	/* PACKET with FLEET framing, what its index entry says; BEACON: the first two. Otherwise 0. */
+	/* PACKET with FLEET framing, ENTRY, INDEX: what the index entry says; BEACON: the first two. Otherwise 0. */
 	uint64_t timestamp_end, stream_class_id;
 	uint64_t events_discarded, packet_seq_num;
+	/* ENTRY, INDEX: the rest of it */
+	uint64_t packet_size, content_size, timestamp_begin, stream_instance_id;
 };
+
+/* A report of what needs no attention at once may wait so long until tf_intake_fd() is readable. */
+#define TF_INTAKE_REPORT_DELAY_MS 5
 
 #define TF_INTAKE_KEEP_OFFSET UINT64_MAX
 #define TF_INTAKE_NO_STOP UINT64_MAX
@@ -97,11 +111,11 @@ int tf_intake_create(int thread_count, struct tf_intake **out);
 /* Ends the threads, then closes all connections and files. Packets under way are cut. */
 void tf_intake_free(struct tf_intake *intake);
 
-/* Readable while there are reports, or after a wake. It stays the intake's. */
+/* Readable when reports should be taken, or after a wake. It stays the intake's. */
 int tf_intake_fd(const struct tf_intake *intake);
 
 /*
- * Take reports: wait until there is one, tf_intake_wake() was called, or @timeout_ms (negative: for ever) is
+ * Take reports: wait until tf_intake_fd() is readable, tf_intake_wake() was called, or @timeout_ms (negative: for ever) is
  * over. Returns how many it put into @reports.
  */
 int tf_intake_wait(struct tf_intake *intake, int timeout_ms, struct tf_intake_report *reports, size_t capacity);
@@ -136,6 +150,34 @@ int tf_intake_resume(struct tf_intake *intake, uint64_t token);
  * it is removed, and can begin anew with what its files are found to hold; or what copying gave.
  */
 int tf_intake_set_target(struct tf_intake *intake, uint64_t handle, const struct tf_intake_target *target);
+
+struct tf_intake_index {
+	int fd;		      /* for reading and writing, or -1: the stream has no packets yet, so only beacons are answered */
+	uint64_t offset;      /* of the next entry, in format 1.1 */
+	uint64_t data_offset; /* behind the last packet that the caller heard of */
+};
+
+/*
+ * For a stream of LTTng's protocol, from now on: write the index entry of a packet as soon as its data and its SEND_INDEX
+ * are both here, and report ENTRY instead of PACKET. The caller has no half that waits for its other one.
+ *
+ * Whenever something is out of order (a half that comes twice, too many halves, a write that fails), and with
+ * tf_intake_set_stop(), tf_intake_unjoin(), or another file, that ends: halves are reported as PACKET and INDEX in the order
+ * in which they came, packets and index entries are the caller's again, and the descriptor is closed.
+ * The descriptor is the intake's on success. -ESTALE: packets arrived meanwhile, it is joined already, or there is a stop
+ * number; -ENOENT
+ */
+int tf_intake_join(struct tf_intake *intake, uint64_t handle, const struct tf_intake_index *index);
+int tf_intake_unjoin(struct tf_intake *intake, uint64_t handle); /* synchronously. -ENOENT */
+
+/* More than a connection with CONTROL framing gives back. */
+#define TF_INTAKE_BACK_SIZE_MAX (32 << 10)
+
+/*
+ * Of a connection that holds with COMMAND: *@reply_size bytes that the peer has to get before any other, then what came from
+ * it and was not dealt with. Returns how many into @bytes, all in all. -EBUSY: it does not hold so; -ENOENT
+ */
+int tf_intake_take_back(struct tf_intake *intake, uint64_t token, uint8_t bytes[TF_INTAKE_BACK_SIZE_MAX], size_t *reply_size);
 
 /* Packets from that number on hold; synchronously. 1: a packet is under way, which will be finished. -ENOENT */
 int tf_intake_set_stop(struct tf_intake *intake, uint64_t handle, uint64_t stop_net_seq);

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from tracefleet_native._native import ffi, lib
 
 REPORTS_PER_CALL: Final = 1024
-_REPORT = struct.Struct("=iiiiQQQQIIQQQQ")
+BACK_SIZE_BYTES_MAX: Final = 32 << 10
+_REPORT = struct.Struct("=iiiiQQQQIIQQQQQQQQ")
 
 PACKET_SIZE_BYTES_MAX: Final = 1 << 30
 NO_STOP: Final = (1 << 64) - 1
@@ -26,6 +27,7 @@ class Framing(enum.IntEnum):
 
     LTTNG = 1  # lttng-relayd's data connection: 32-byte headers, no answers
     FLEET = 2  # acknowledged: 128-byte headers with the index entry
+    CONTROL = 3  # lttng-relayd's control connection, minor 8 or later, lent for its index entries
 
 
 class IntakeReportKind(enum.IntEnum):
@@ -33,6 +35,8 @@ class IntakeReportKind(enum.IntEnum):
     HOLD = 2  # the packet of that header waits for set_target and resume, or for close
     CLOSED = 3  # nothing more will be read; close() gives the descriptor back
     BEACON = 4  # FLEET: nothing happened in the stream up to `timestamp_end`; all before `net_seq` is there
+    ENTRY = 5  # as PACKET, and its index entry is in the index file: see `join`
+    INDEX = 6  # an index entry whose packet did not come; whoever hears of it joins them
 
 
 class HoldReason(enum.IntEnum):
@@ -44,12 +48,14 @@ class HoldReason(enum.IntEnum):
     STREAM_BUSY = 5  # another connection is in the middle of a packet of this stream
     FOREIGN_STREAM = 6  # its group is not that of the connection's first packet
     WRITE_FAILED = 7  # `error` says why; what arrived is kept, and resume tries again
+    COMMAND = 8  # CONTROL: it is the caller's turn, see `take_back`
 
 
 class IntakeReport(NamedTuple):
-    """`handle`, `net_seq` and the sizes (bytes) are of PACKET and HOLD, `offset` (bytes, in the file) of PACKET.
+    """`handle`, `net_seq` and sizes (bytes) are of PACKET, ENTRY and HOLD, `offset` (bytes, in the file) not of HOLD.
 
-    The last four: with FLEET framing, what the packet's index entry says; the first two of them also of BEACON.
+    The last eight: of ENTRY and INDEX, what the index entry says; the first four of them of PACKET with FLEET framing,
+    the first two of BEACON.
     """
 
     kind: IntakeReportKind
@@ -65,6 +71,10 @@ class IntakeReport(NamedTuple):
     stream_class_id: int = 0
     events_discarded: int = 0
     packet_seq_num: int = 0
+    packet_size: int = 0
+    content_size: int = 0
+    timestamp_begin: int = 0
+    stream_instance_id: int = 0
 
 
 class IntakeBooks(NamedTuple):
@@ -189,6 +199,33 @@ class Intake:
             },
         )
         _check(lib.tf_intake_set_target(self._handle, handle, target), f"stream {handle}")
+
+    def join(self, handle: int, index_fd: int, *, index_offset: int, data_offset: int) -> None:
+        """Write index entries (format 1.1) of an LTTng stream as soon as data and SEND_INDEX are both here: ENTRY.
+
+        `index_fd`: open for reading and writing, the intake's on success; -1: the stream has no packets yet, and only
+        beacons are answered. `data_offset`: behind the last packet that was reported. The caller has no half that
+        waits. It ends with `unjoin`, `set_stop`, another file, or whatever is out of order: then the halves there are
+        come as PACKET and INDEX. Raises OSError: ESTALE when packets arrived meanwhile, ENOENT.
+        """
+        index = ffi.new(
+            "struct tf_intake_index *", {"fd": index_fd, "offset": index_offset, "data_offset": data_offset}
+        )
+        _check(lib.tf_intake_join(self._handle, handle, index), f"stream {handle}")
+
+    def unjoin(self, handle: int) -> None:
+        """Give packets and index entries back to the caller. Unknown streams do nothing."""
+        result = lib.tf_intake_unjoin(self._handle, handle)
+        if result != -errno.ENOENT:
+            _check(result, f"stream {handle}")
+
+    def take_back(self, token: int) -> tuple[bytes, bytes]:
+        """Of a connection that holds with COMMAND: what to send before anything else, and what came and is left."""
+        reply_size = ffi.new("size_t *")
+        data = ffi.new("uint8_t[]", BACK_SIZE_BYTES_MAX)
+        size = _check(lib.tf_intake_take_back(self._handle, token, data, reply_size), f"connection {token}")
+        taken = bytes(ffi.buffer(data, size))
+        return taken[: reply_size[0]], taken[reply_size[0] :]
 
     def set_stop(self, handle: int, stop_net_seq: int) -> bool:
         """Hold packets from that number on (0: all). Whether one is under way, which will be finished. OSError."""

@@ -117,6 +117,9 @@ class FakeDisk:
     def open_index_file(self, path: str, minor: int) -> FakeIndex:
         return FakeIndex(self, self.open_for_reading(path), minor)
 
+    def lend_index(self, handle: int, path: str | None, *, entry_count: int, data_end_bytes: int) -> None:
+        """This intake does not join."""
+
     def make_metadata_file(self, path: str) -> FakeMetadata:
         return FakeMetadata(self, self.make(path))
 

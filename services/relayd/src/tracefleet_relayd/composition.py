@@ -10,6 +10,9 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 import tracefleet_common
 from tracefleet_common.errors import TransportError
@@ -38,8 +41,8 @@ log = logging.getLogger("tracefleet.relayd")
 
 BACKLOG = 64
 CARE_PERIOD_S = 0.5  # what waits for room on the disk, or for a peer that is gone, is looked at again
-# Of the descriptors: the rest is for files, without which connections are of no use.
-CONNECTIONS_SHARE = 3
+# Of the descriptors, for each of the three kinds: the rest is for files, without which connections are of no use.
+CONNECTIONS_SHARE = 4
 
 
 class Wires:
@@ -55,7 +58,7 @@ class Wires:
         grouping = Grouping.BY_SESSION if settings.is_grouped_by_session else Grouping.BY_HOST
         self.sessions = Sessions(self.files, WallClock(), grouping)
         self.packets = ReceivePackets(self.intake, self.files, self.sessions)
-        self.viewers = Viewers(self.sessions)
+        self.viewers = Viewers(self.sessions, self.packets.take_reports)
         connection_count_max = max(8, capacity // CONNECTIONS_SHARE)
 
         def commands() -> ControlCommands:
@@ -64,6 +67,8 @@ class Wires:
             )
 
         def set_up_socket(connection: socket.socket) -> None:
+            # Replies that are sent one after the other must not wait for the peer's acknowledgement of the first.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if settings.keep_alive is not None:
                 keep_alive(connection, settings.keep_alive)
 
@@ -72,6 +77,7 @@ class Wires:
             lambda: self.tracker.reserve(1, "control connection"),
             set_up_socket,
             connection_count_max=connection_count_max,
+            index_taker=self.intake,
         )
         self.data = DataServer(
             self.intake,
@@ -128,7 +134,12 @@ class Wires:
             )
 
         status = Status(self.sessions, self.viewers.viewer_count, describe)
-        self.status = StatusSockets(settings, status.answer)
+
+        def answer(request: Any) -> msgspec.Struct:
+            self.packets.take_reports()
+            return status.answer(request)
+
+        self.status = StatusSockets(settings, answer)
         self._own_descriptors: Reservation | None = None
 
     async def open(self, settings: Settings) -> None:

@@ -72,6 +72,11 @@ class RequestDecoder(Decoder[Request]):
         self._metadata_size_bytes_max = metadata_size_bytes_max
         self._surplus_size_bytes = 0  # of a payload longer than we know: still to come, and to be ignored
 
+    @property
+    def is_between_requests(self) -> bool:
+        """Nothing is left of those that came, and nothing came of the next."""
+        return not self._received and not self._surplus_size_bytes and self._failure is None
+
     def next_command(self) -> Request | None:
         """Return the next request; None: feed more bytes first.
 

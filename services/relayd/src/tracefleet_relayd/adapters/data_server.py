@@ -16,8 +16,6 @@ log = logging.getLogger("tracefleet.relayd.data")
 
 ACCEPTS_PER_TURN_MAX: Final = 64
 ACCEPT_PAUSE_S: Final = 0.2  # when there is no descriptor left
-# A report of the intake may wait so long while there are many: mostly an index entry comes next, and takes it along.
-REPORT_PERIOD_S: Final = 0.002
 
 SocketSettings = Callable[[socket.socket], None]
 
@@ -39,8 +37,6 @@ class DataServer:
         self._set_up_socket = set_up_socket
         self._connection_count_max = connection_count_max
         self._packets = packets
-        self._seen_count = 0  # of reports, at the last look
-        self._next_look: asyncio.TimerHandle | None = None
         self._listeners: Sequence[socket.socket] = ()
 
     def open(self, listeners: Sequence[socket.socket]) -> None:
@@ -50,37 +46,16 @@ class DataServer:
         for listener in listeners:
             listener.setblocking(False)
             loop.add_reader(listener, self._accept, listener)
-        loop.add_reader(self._intake.fileno(), self._reports_are_there)
+        loop.add_reader(self._intake.fileno(), self._packets.take_reports)
 
     def close(self) -> None:
         """Connections that are there stay the intake's."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._intake.fileno())
-        if self._next_look is not None:
-            self._next_look.cancel()
         for listener in self._listeners:
             loop.remove_reader(listener)
             listener.close()
         self._listeners = ()
-
-    def _reports_are_there(self) -> None:
-        hold_count = self._packets.hold_count
-        self._packets.take_reports()
-        if self._packets.hold_count == hold_count:  # while connections are held, nothing must wait
-            asyncio.get_running_loop().remove_reader(self._intake.fileno())
-            self._look_later()
-
-    def _look_later(self) -> None:
-        self._seen_count = self._packets.report_count
-        self._next_look = asyncio.get_running_loop().call_later(REPORT_PERIOD_S, self._look)
-
-    def _look(self) -> None:
-        hold_count = self._packets.hold_count
-        self._packets.take_reports()
-        if self._packets.report_count == self._seen_count or self._packets.hold_count != hold_count:
-            asyncio.get_running_loop().add_reader(self._intake.fileno(), self._reports_are_there)
-        else:
-            self._look_later()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN_MAX):

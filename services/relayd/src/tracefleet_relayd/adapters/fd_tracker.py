@@ -257,6 +257,11 @@ class FdTracker:
             self._reserved_count += count
             return reservation
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many more can be open without one that is closed for them."""
+        with self._lock:
+            return self._reserved_count + self._active_count + count <= self._capacity
+
     def reserve_what_is_open(self, name: str) -> Reservation:
         """Count the descriptors of the process that the tracker does not know of yet. OSError(EMFILE), as `reserve`."""
         with self._lock:

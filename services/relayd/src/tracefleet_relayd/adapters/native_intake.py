@@ -13,9 +13,10 @@ from tracefleet_relayd.application.ports import HoldReason, IntakeReport, Report
 
 _KINDS = {kind: ReportKind[kind.name] for kind in native.IntakeReportKind}
 _REASONS: dict[native.HoldReason, HoldReason | None] = {
-    reason: HoldReason[reason.name] for reason in native.HoldReason if reason is not native.HoldReason.NONE
+    reason: HoldReason[reason.name] for reason in native.HoldReason if reason.name in HoldReason.__members__
 }
 _REASONS[native.HoldReason.NONE] = None
+_INTERRUPTIONS = frozenset({native.IntakeReportKind.HOLD, native.IntakeReportKind.CLOSED})
 
 
 class NativeIntake:
@@ -25,6 +26,7 @@ class NativeIntake:
         self._native = native.Intake(thread_count)
         self._tokens = itertools.count(1)
         self._reservations: dict[int, contextlib.ExitStack] = {}
+        self._on_return: dict[int, Callable[[], None]] = {}  # of control connections
 
     def fileno(self) -> int:
         """Readable while there are reports."""
@@ -54,15 +56,36 @@ class NativeIntake:
         found: list[IntakeReport] = []
         while True:
             reports = self._native.take_reports()
-            found += [IntakeReport(_KINDS[kind], _REASONS[reason], *rest) for kind, reason, *rest in reports]
+            for kind, reason, error, token, *rest in reports:
+                if kind in _INTERRUPTIONS and token in self._on_return:
+                    self._on_return[token]()
+                else:
+                    found.append(IntakeReport(_KINDS[kind], _REASONS[reason], error, token, *rest))
             if len(reports) < native.REPORTS_PER_CALL:
                 return found
+
+    def lend(self, descriptor: int, session_id: int, on_return: Callable[[], None]) -> int:
+        """Let index entries on a control connection be taken without us. Returns the token. Raises OSError.
+
+        `on_return` is called when it is our turn again, with reports under way: leave for later what executes commands.
+        Whoever lends it takes it back then, and lends it again with `resume`; and calls `close` before it closes the
+        descriptor.
+        """
+        token = next(self._tokens)
+        self._native.add(descriptor, token, native.Framing.CONTROL, session_id)
+        self._on_return[token] = on_return
+        return token
+
+    def take_back(self, token: int) -> tuple[bytes, bytes]:
+        """What to send before anything else, and what came and was not dealt with. Raises OSError."""
+        return self._native.take_back(token)
 
     def resume(self, token: int) -> None:
         self._native.resume(token)
 
     def close(self, token: int) -> None:
         self._native.close(token)
+        self._on_return.pop(token, None)
         reservation = self._reservations.pop(token, None)
         if reservation is not None:
             reservation.close()
@@ -86,6 +109,13 @@ class NativeIntake:
             stop_net_seq=native.NO_STOP if stop_sequence is None else stop_sequence,
             group=session_id,
         )
+
+    def join(self, handle: int, index_descriptor: int, *, index_offset_bytes: int, data_offset_bytes: int) -> None:
+        """Raises OSError; the descriptor is the intake's otherwise."""
+        self._native.join(handle, index_descriptor, index_offset=index_offset_bytes, data_offset=data_offset_bytes)
+
+    def unjoin(self, handle: int) -> None:
+        self._native.unjoin(handle)
 
     def set_acknowledged_target(
         self,

@@ -85,6 +85,20 @@ class TraceStoreOnDisk:
     def open_index_file(self, path: str, minor: int) -> IndexFile:
         return IndexFile(self._tracker.open(path, os.O_RDWR), minor)
 
+    def lend_index(
+        self, handle: int, path: str | None, *, entry_count: int, data_end_bytes: int
+    ) -> IndexOfIntake | None:
+        if path is not None and not self._tracker.has_room(1):
+            return None  # files that are closed and opened again for each packet are cheaper to have here
+        index = IndexOfIntake(self._tracker, self._intake, handle)
+        try:
+            index.begin(path, entry_count, data_end_bytes)
+        except OSError as error:  # usually because a packet has arrived
+            log.debug("The intake does not take an index: stream=%d, error=%s", handle, error)
+            index.take_back()
+            return None
+        return index
+
     def make_metadata_file(self, path: str) -> MetadataFile:
         self.prepare(path)
         return MetadataFile(self._tracker.open(path, _NEW, FILE_MODE))
@@ -207,6 +221,39 @@ class IntakeTarget:
             )
 
         return take
+
+
+class IndexOfIntake:
+    """The index file of a stream whose packets and index entries the intake joins."""
+
+    def __init__(self, tracker: FdTracker, intake: NativeIntake, handle: int) -> None:
+        self._intake = intake
+        self._handle = handle
+        self._target = tracker.target(self._revoke)
+
+    def begin(self, path: str | None, entry_count: int, data_end_bytes: int) -> None:
+        """Raises OSError."""
+        offset_bytes = INDEX_HEADER_SIZE_BYTES + entry_count * INDEX_ENTRY_SIZE_BYTES
+
+        def take(descriptors: list[int]) -> None:
+            self._intake.join(
+                self._handle, descriptors[0], index_offset_bytes=offset_bytes, data_offset_bytes=data_end_bytes
+            )
+
+        if path is None:
+            take([-1])
+        else:
+            self._target.move([NewFile(path, os.O_RDWR)], take)
+
+    def touch(self) -> None:
+        self._target.touch()
+
+    def take_back(self) -> None:
+        self._revoke()
+        self._target.close()
+
+    def _revoke(self) -> None:
+        self._intake.unjoin(self._handle)
 
 
 def _copy(source: int, tail: Tail, destination: int) -> None:

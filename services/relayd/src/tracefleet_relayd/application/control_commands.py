@@ -174,6 +174,7 @@ class ControlCommands:
 
     def _close_stream(self, request: relay.CloseStream) -> Reply:
         record = self._record(request.stream_handle, _failed())
+        self._files.settle(record)
         record.stream.ask_to_close(request.last_sequence_number)
         self._take_reports()
         self._files.close_when_complete(record.stream)
@@ -205,11 +206,12 @@ class ControlCommands:
 
     def _send_index(self, request: relay.SendIndex) -> Reply:
         record = self._record(request.stream_handle, _failed())
-        self._take_reports()  # usually the packet is there
+        self._files.settle(record)  # usually the packet is there
         self._files.check_room(record)
         try:
             record.stream.take_index(request)
             self._files.advance(record)
+            self._files.lend_index(record)
         except (OSError, TracefleetError) as error:
             raise Refused(str(error), _failed()) from error
         return relay.StatusReply()
@@ -286,6 +288,7 @@ class ControlCommands:
         self._take_reports()
         for position in request.positions:
             record = self._record(position.stream_handle, relay.StatusReply(return_code=ReturnCode.INVALID))
+            self._files.settle(record)
             try:
                 record.stream.rotate(position.packet_sequence_number, next_chunk)
                 self._files.advance(record)

@@ -88,6 +88,16 @@ class IndexWriter(Protocol):
     def close(self) -> None: ...
 
 
+class LentIndex(Protocol):
+    """An index file that the intake writes: it joins data and index entries of its stream by itself."""
+
+    def touch(self) -> None:
+        """Entries were written."""
+
+    def take_back(self) -> None:
+        """The intake writes no more to it, and reports what waits for its other half. It may have done so already."""
+
+
 class MetadataWriter(Protocol):
     """A metadata file."""
 
@@ -114,6 +124,12 @@ class TraceStore(FileOpener, Protocol):
     def open_index_file(self, path: str, minor: int) -> IndexWriter:
         """One that is there."""
 
+    def lend_index(self, handle: int, path: str | None, *, entry_count: int, data_end_bytes: int) -> LentIndex | None:
+        """Let the intake join packets behind `data_end_bytes`; None: not now, with nothing changed.
+
+        `path`: of an index file of format 1.1; None: the stream has no packets yet, and the intake takes beacons only.
+        """
+
     def make_metadata_file(self, path: str) -> MetadataWriter: ...
 
     def make_acknowledged_target(
@@ -133,6 +149,8 @@ class ReportKind(Enum):
     HOLD = "hold"
     CLOSED = "closed"
     BEACON = "beacon"
+    ENTRY = "entry"  # as PACKET, and its index entry is in its file: the intake joined them
+    INDEX = "index"  # an index entry that the intake gives back without its packet
 
 
 class HoldReason(Enum):
@@ -150,7 +168,8 @@ class HoldReason(Enum):
 class IntakeReport(NamedTuple):
     """What happened on a data connection, known by its token. See the native library's intake.
 
-    The last four are of packets that come with their index entries; of a beacon, the first two.
+    The last eight are what the index entry says: all of them of ENTRY and INDEX, the first four of packets that come
+    with their index entries, the first two of a beacon.
     """
 
     kind: ReportKind
@@ -166,6 +185,10 @@ class IntakeReport(NamedTuple):
     stream_class_id: int = 0
     discarded_event_count: int = 0
     packet_number: int = 0
+    packet_size_bits: int = 0
+    content_size_bits: int = 0
+    timestamp_begin: int = 0
+    stream_instance_id: int = 0
 
 
 class Journals(Protocol):

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
+from tracefleet_common.codecs.lttng_relay import SendIndex
 from tracefleet_common.errors import TracefleetError
 from tracefleet_relayd.application.ports import HoldReason, Intake, IntakeReport, NoRoom, ReportKind
 from tracefleet_relayd.application.sessions import Sessions
@@ -27,8 +28,6 @@ class ReceivePackets:
         self._intake = intake
         self._files = files
         self._sessions = sessions
-        self.report_count = 0  # so far
-        self.hold_count = 0
         self._reports: deque[IntakeReport] = deque()
         self._sessions_by_token: dict[int, RelaySession] = {}
         self._held: set[int] = set()  # they are resumed in a while
@@ -39,9 +38,7 @@ class ReceivePackets:
 
     def take_reports(self) -> None:
         """Hear of all that happened, in order. May be called while a report is dealt with."""
-        reports = self._intake.take_reports()
-        self.report_count += len(reports)
-        self._reports.extend(reports)
+        self._reports.extend(self._intake.take_reports())
         while self._reports:
             self._take(self._reports.popleft())
 
@@ -70,8 +67,15 @@ class ReceivePackets:
             return
         record = self._files.get(report.handle)
         try:
-            if report.kind is ReportKind.PACKET:
+            if report.kind is ReportKind.ENTRY:
+                self._take_entry(report, record)
+            elif report.kind is ReportKind.PACKET:
                 self._take_packet(report, record)
+            elif report.kind is ReportKind.INDEX:
+                self._take_index(report, record)
+            elif report.kind is ReportKind.BEACON:
+                if record is not None:
+                    record.stream.take_beacon(report.timestamp_end, report.stream_class_id)
             else:
                 self._release(report, record)
         except (OSError, TracefleetError) as error:
@@ -92,16 +96,54 @@ class ReceivePackets:
             return  # closed or moved away in the meantime: its session was aborted
         self._sessions_by_token.setdefault(report.token, record.session)
         stream = record.stream
+        self._files.note_index_is_back(record)
         stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
         self._without_room.discard(report.token)
         if record.target is not None:
             record.target.touch()
         if stream.has_something_to_do:
             self._files.advance(record)
+            self._files.lend_index(record)
+
+    def _take_entry(self, report: IntakeReport, record: OpenStream | None) -> None:
+        if record is None or record.stream.file is None:
+            return
+        self._sessions_by_token.setdefault(report.token, record.session)
+        record.stream.take_entry(
+            report.sequence,
+            report.offset_bytes,
+            report.data_size_bytes + report.padding_size_bytes,
+            report.stream_class_id,
+            report.discarded_event_count,
+            report.packet_number,
+        )
+        if record.target is not None:
+            record.target.touch()
+        if record.lent_index is not None:
+            record.lent_index.touch()
+
+    def _take_index(self, report: IntakeReport, record: OpenStream | None) -> None:
+        if record is None or record.stream.file is None:
+            return
+        self._files.note_index_is_back(record)
+        record.stream.take_index(
+            SendIndex(
+                stream_handle=report.handle,
+                sequence_number=report.sequence,
+                packet_size_bits=report.packet_size_bits,
+                content_size_bits=report.content_size_bits,
+                timestamp_begin=report.timestamp_begin,
+                timestamp_end=report.timestamp_end,
+                discarded_event_count=report.discarded_event_count,
+                stream_class_id=report.stream_class_id,
+                stream_instance_id=report.stream_instance_id,
+                packet_sequence_number=report.packet_number,
+            )
+        )
+        self._files.advance(record)
 
     def _release(self, report: IntakeReport, record: OpenStream | None) -> None:
         """Take away what holds the connection, and let it go on. What cannot be helped is closed."""
-        self.hold_count += 1
         token = report.token
         if record is None or record.stream.is_metadata:
             log.warning("Packet for an unknown stream: token=%d, stream=%d", token, report.handle)

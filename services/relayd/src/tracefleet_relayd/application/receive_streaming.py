@@ -461,14 +461,20 @@ class ReceiveStreaming:
             opened.stream.take_beacon(report.timestamp_end, report.stream_class_id)
         else:
             size_bytes = report.data_size_bytes + report.padding_size_bytes
-            opened.stream.take_entry(report.sequence, report.offset_bytes, size_bytes, *report[-3:])
+            opened.stream.take_entry(
+                report.sequence,
+                report.offset_bytes,
+                size_bytes,
+                report.stream_class_id,
+                report.discarded_event_count,
+                report.packet_number,
+            )
             if opened.acknowledged is not None:
                 opened.acknowledged.touch()
             if found.session.trouble is not None:
                 found.session.trouble = None
 
     def _release(self, report: IntakeReport, found: StreamingSession, opened: OpenStream | None) -> None:
-        self._packets.hold_count += 1
         try:
             if opened is None or opened.session is not found.session or opened.acknowledged is None:
                 raise InvalidArgument("the stream is not the session's")

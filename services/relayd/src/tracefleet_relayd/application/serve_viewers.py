@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import structs
@@ -37,10 +38,11 @@ log = logging.getLogger("tracefleet.relayd.viewers")
 
 
 class Viewers:
-    """All viewers of the relay daemon."""
+    """All viewers of the relay daemon. `take_reports`: what happened so far is in `sessions` when it returns."""
 
-    def __init__(self, sessions: ViewableSessions) -> None:
+    def __init__(self, sessions: ViewableSessions, take_reports: Callable[[], None] = lambda: None) -> None:
         self.sessions = sessions
+        self.take_reports = take_reports
         self._viewer_count_by_session: Counter[int] = Counter()
         self._last_viewer_id = 0
 
@@ -156,6 +158,7 @@ class Viewer:
             return Answer(self._connect(request))
         if self._state is ConnectionState.NEW:
             raise RemoteProtocolError(f"Viewer begins with {request.command.name}, not with CONNECT")
+        self._viewers.take_reports()
         match request:
             case live.ListSessions():
                 return Answer(self._list_sessions())

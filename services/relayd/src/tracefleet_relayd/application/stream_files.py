@@ -15,13 +15,14 @@ from tracefleet_relayd.application.ports import (
     DataTarget,
     IndexWriter,
     Intake,
+    LentIndex,
     MetadataWriter,
     NoRoom,
     Tail,
     TraceStore,
 )
 from tracefleet_relayd.domain.relay_session import RelaySession
-from tracefleet_relayd.domain.stream import Stream
+from tracefleet_relayd.domain.stream import NONE_YET, Stream
 from tracefleet_relayd.domain.trace_chunk import Step
 from tracefleet_relayd.domain.trace_file import TraceFile
 
@@ -47,7 +48,9 @@ class OpenStream:
         self.index_file: TraceFile | None = None  # that `index` writes
         self.entries: deque[tuple[TraceFile, IndexEntry]] = deque()  # to be written
         self.stop_sequence: int | None = None  # as the intake knows it
+        self.lent_index: LentIndex | None = None  # the intake joins packets and index entries
         self.is_moving = False
+        self.is_settling = False
 
     @property
     def index_minor(self) -> int:
@@ -94,9 +97,13 @@ class StreamFiles:
 
     def close_when_complete(self, stream: Stream, *, is_aborted: bool = False) -> None:
         """Close it, if that was asked for and nothing is missing that was announced."""
-        if stream.is_closed or not stream.is_close_requested or not stream.may_close(is_aborted=is_aborted):
+        if stream.is_closed or not stream.is_close_requested:
             return
         record = self._streams[stream.stream_id]
+        if record.lent_index is not None:
+            self.settle(record)
+        if stream.is_closed or not stream.may_close(is_aborted=is_aborted):
+            return
         if record.entries and not is_aborted:
             return  # until there is room for them
         del self._streams[stream.stream_id]
@@ -184,6 +191,43 @@ class StreamFiles:
         if len(record.entries) >= WAITING_ENTRIES_MAX or record.stream.has_many_index_halves:
             raise NoRoom
 
+    def lend_index(self, record: OpenStream) -> None:
+        """Let the intake join packets and index entries, when nothing is in the way. Mostly nothing is."""
+        stream = record.stream
+        if record.lent_index is not None or record.is_settling or record.is_moving or record.entries:
+            return
+        file = stream.file
+        if file is None or not stream.is_settled or record.index_minor == 0:
+            return
+        if file.has_index_file and file.entry_count > 0:
+            path = file.index_path
+        elif stream.last_data == NONE_YET and stream.last_entry == NONE_YET:
+            path = None
+        else:
+            return
+        record.lent_index = self.store.lend_index(
+            stream.stream_id, path, entry_count=file.entry_count, data_end_bytes=file.end_bytes
+        )
+        if record.lent_index is not None:
+            self._close_index(record)
+
+    def settle(self, record: OpenStream) -> None:
+        """Hear of everything the intake has of a stream, and join by ourselves until the next `lend_index`."""
+        if record.is_settling:
+            return
+        record.is_settling = True  # what is heard of must not lend it again
+        try:
+            self.note_index_is_back(record)
+            self._take_reports()
+        finally:
+            record.is_settling = False
+
+    def note_index_is_back(self, record: OpenStream) -> None:
+        """The intake reports halves, so it joins no more."""
+        if record.lent_index is not None:
+            record.lent_index.take_back()
+            record.lent_index = None
+
     def try_again(self) -> None:
         """Perhaps there is room by now."""
         for handle in list(self._without_room):
@@ -195,6 +239,7 @@ class StreamFiles:
 
     def next_file(self, record: OpenStream) -> None:
         """The current one is full. Raises NoRoom, after which it still is; OSError."""
+        self.settle(record)
         former = record.stream.file
         record.stream.next_file()
         try:
@@ -282,6 +327,7 @@ class StreamFiles:
 
     def _close_files(self, record: OpenStream) -> None:
         self._close_index(record)
+        self.note_index_is_back(record)
         if record.acknowledged is not None:
             record.acknowledged.close()
             record.acknowledged = None

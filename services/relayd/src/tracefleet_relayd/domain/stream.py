@@ -118,6 +118,8 @@ class Stream:
         self._last_index = NONE_YET  # received, by sequence number
         self._last_packet: int | None = None  # likewise, by the tracer's number
         self._segments: list[TraceFile] = []
+        self._segment_chunks: list[TraceChunk] = []  # of the segments
+        self._has_overwritten = False  # one of the segments
         self._readers: dict[object, int] = {}
         chunk.hold()
         self.file: TraceFile | None = self._new_file(chunk, 0)
@@ -142,7 +144,7 @@ class Stream:
         file = self._new_file(self.file.chunk, number)
         for older in (*self._segments, self.file):
             if older.chunk is file.chunk and older.number == number and not older.is_removed:
-                older.is_removed = True
+                older.is_removed = self._has_overwritten = True
                 self.books.overwritten_packet_count += older.entry_count
         self.file = file
         return file
@@ -214,7 +216,7 @@ class Stream:
         """A packet is in the current file, and so is its index entry, if the stream has them: metadata has none."""
         file, books = self.file, self.books
         assert file is not None
-        self.last_data = self.last_entry = sequence
+        self.last_data = self.last_entry = self._last_index = sequence
         file.end_bytes = offset_bytes + size_bytes
         books.packet_count += 1
         books.size_bytes += size_bytes
@@ -229,8 +231,7 @@ class Stream:
             books.missing_packet_count += packet_number - self._last_packet - 1
         self._last_packet = packet_number
         if file.first_position < 0:
-            file.first_position = self.end_position
-            self._segments.append(file)
+            self._begin_segment(file)
         self.end_position += 1
         self.inactive_until = None
         self.stream_class_id = stream_class_id
@@ -307,11 +308,31 @@ class Stream:
         self.inactive_until = None
         self.stream_class_id = entry.stream_class_id
         if file.first_position < 0:
-            file.first_position = self.end_position
-            self._segments.append(file)
+            self._begin_segment(file)
         if self._segments and self._segments[-1] is file:
             self.end_position += 1
         # else: it came so late that a newer file has entries already. Readers of the trace see it, viewers do not.
+
+    def _begin_segment(self, file: TraceFile) -> None:
+        file.first_position = self.end_position
+        self._segments.append(file)
+        if not self._segment_chunks or self._segment_chunks[-1] is not file.chunk:
+            self._segment_chunks.append(file.chunk)
+
+    @property
+    def is_settled(self) -> bool:
+        """Packets and index entries come, and none waits for its other half: somebody else may join the next ones."""
+        settings = self.settings
+        return (
+            settings.has_indexes
+            and not settings.is_metadata
+            and not settings.is_acknowledged
+            and self.file is not None
+            and not self.file.is_gone
+            and not (self._data_halves or self._index_halves or self._joined)
+            and self.rotation is None
+            and not self.is_close_requested
+        )
 
     # ---- moving to another chunk ----
 
@@ -502,8 +523,11 @@ class Stream:
         return self._metadata_file.open_data()
 
     def _forget_gone_segments(self) -> None:
-        if any(file.is_gone for file in self._segments):
+        # Viewers ask often, and there may be thousands of files.
+        if self._has_overwritten or any(chunk.is_removed for chunk in self._segment_chunks):
+            self._has_overwritten = False
             self._segments = [file for file in self._segments if not file.is_gone]
+            self._segment_chunks = list(dict.fromkeys(file.chunk for file in self._segments))
 
     def _forget_segments(self) -> None:
         """Those of former chunks that no viewer is going to read."""

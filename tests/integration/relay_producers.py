@@ -16,17 +16,28 @@ from tracefleet_common.codecs.lttng_relay_requests import encode_request
 CONTROL_PORT, DATA_PORT = 5342, 5343
 DATA_HEADER = struct.Struct(">QQQII")
 CREATION_TIME_S = 1_700_000_000
+CREATION_TIME = "20231114-221320"
 
 
 class RawProducer:
-    """One session on a pair of connections."""
+    """One session on a pair of connections. `minor`: of the protocol that it speaks."""
 
-    def __init__(self, world: World, session: str = "raw", *, session_id: int = 1, host: str = "rawhost") -> None:
+    def __init__(
+        self,
+        world: World,
+        session: str = "raw",
+        *,
+        session_id: int = 1,
+        host: str = "rawhost",
+        minor: int = relay.MINOR,
+        live_timer_us: int = 0,
+    ) -> None:
         self.control = connect_inside(world, CONTROL_PORT)
         self.control.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.data = connect_inside(world, DATA_PORT)
-        self._replies = ReplyDecoder(relay.MINOR)
-        self.ask(relay.Version())
+        self._minor = minor
+        self._replies = ReplyDecoder(minor)
+        self.ask(relay.Version(minor=minor))
         reply = self.ask(
             relay.CreateSession(
                 session_name=session,
@@ -34,11 +45,17 @@ class RawProducer:
                 sessiond_uuid=bytes(range(16)),
                 sessiond_session_id=session_id,
                 creation_time_s=CREATION_TIME_S,
+                live_timer_us=live_timer_us,
             )
         )
         assert isinstance(reply, relay.CreateSessionReply)
         self.session_id, self.output = reply.session_id, reply.output_path
-        self.ask(relay.CreateTraceChunk(chunk_id=0, creation_time_s=CREATION_TIME_S))
+        self._path_prefix = ""
+        if minor >= relay.MINOR_TRACE_CHUNKS:
+            self.ask(relay.CreateTraceChunk(chunk_id=0, creation_time_s=CREATION_TIME_S))
+        else:  # paths are complete, and begin as those of lttng-tools 2.10
+            self.output = f"{host}/{session}-{CREATION_TIME}"
+            self._path_prefix = f"/{self.output}//"
 
     def __enter__(self) -> RawProducer:
         return self
@@ -51,8 +68,12 @@ class RawProducer:
         """Send all of them at once; the last reply. EOFError when the relay daemon hangs up."""
         for request in requests:
             self._replies.expect(request.command)
-        self.control.sendall(b"".join(encode_request(request) for request in requests))
+        self.control.sendall(b"".join(encode_request(request, self._minor) for request in requests))
         return [self._next_reply() for _ in requests][-1]
+
+    def tell(self, request: relay.SendMetadata) -> None:
+        """The request that has no reply."""
+        self.control.sendall(encode_request(request, self._minor))
 
     def _next_reply(self) -> relay.Reply:
         while (reply := self._replies.next_reply()) is None:
@@ -63,6 +84,7 @@ class RawProducer:
         return reply
 
     def add(self, channel: str, path: str = "ust", **settings: int) -> int:
+        path = self._path_prefix + path
         reply = self.ask(relay.AddStream(channel_name=channel, path=path, trace_chunk_id=0, **settings))
         assert isinstance(reply, relay.AddStreamReply)
         assert reply.return_code == relay.ReturnCode.OK

@@ -12,9 +12,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from tracefleet_common.codecs.fleet_stream import GREETING_SIZE_BYTES, decode_greeting, encode_greeting
 from tracefleet_common.errors import RemoteProtocolError, TracefleetError
 from tracefleet_common.messages.relay_streaming import (
     AddStreams,
@@ -290,3 +292,13 @@ def _encoded(request: Any) -> bytes:
         return msgspec.msgpack.encode(request)
     except (UnicodeEncodeError, OverflowError):
         return b""
+
+
+@settings(BOUNDED, max_examples=200)
+@given(st.binary(max_size=40), st.integers(0, GREETING_SIZE_BYTES - 1), st.integers(1, 255))
+def test_only_whole_greetings_are_any(data: bytes, at: int, bits: int) -> None:
+    damaged = bytearray(encode_greeting(bytes(range(16))))
+    damaged[at] ^= bits
+    for greeting in (data, bytes(damaged), bytes(damaged[:at]), encode_greeting(bytes(16)) + data[:1] + b"x"):
+        with pytest.raises(RemoteProtocolError):
+            decode_greeting(greeting)

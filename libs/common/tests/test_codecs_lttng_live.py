@@ -11,10 +11,9 @@ from tracefleet_common.codecs.lttng_live_replies import ReplyDecoder, encode_rep
 from tracefleet_common.codecs.lttng_live_requests import RequestDecoder, encode_request
 from tracefleet_common.codecs.lttng_wire import RefusedCommand, TraceFormat
 from tracefleet_common.errors import LocalProtocolError, RemoteProtocolError
-from tracefleet_common.testing.lttng_vectors import VECTORS, Row, read_vectors
+from tracefleet_common.testing.lttng_vectors import Row, read_vectors
 
 HEADER_SIZE = 16
-with_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"the recorded conversations are not at {VECTORS}")
 
 ROWS = [row for row in read_vectors("live-*.jsonl") if row.data]
 REQUESTS = [row for row in ROWS if row.direction == "c2s" and row.label != "42"]
@@ -101,7 +100,6 @@ def noted_reply(reply: live.Reply) -> str:
             return f"len={reply.size_bytes} status={reply.status:d}"
 
 
-@with_vectors
 def test_there_are_vectors_of_every_command() -> None:
     """Otherwise the tests below would pass because there is nothing to test."""
     labels = {"CREATE_SESSION" if one.name == "CREATE_VIEWER_SESSION" else one.name for one in live.Command}
@@ -109,7 +107,6 @@ def test_there_are_vectors_of_every_command() -> None:
     assert {f"{label} reply" for label in labels} == {row.label for row, _ in REPLIES}
 
 
-@with_vectors
 @pytest.mark.parametrize("row", REQUESTS, ids=str)
 def test_recorded_request(row: Row) -> None:
     request = decode_one(row.data)
@@ -117,7 +114,6 @@ def test_recorded_request(row: Row) -> None:
     assert encode_request(request) == row.data
 
 
-@with_vectors
 @pytest.mark.parametrize(("row", "asked"), REPLIES, ids=[str(row) for row, _ in REPLIES])
 def test_recorded_reply(row: Row, asked: Row) -> None:
     request = decode_one(asked.data)
@@ -140,7 +136,6 @@ def test_recorded_reply(row: Row, asked: Row) -> None:
     assert encode_reply(reply) + payload == data
 
 
-@with_vectors
 def test_recorded_unknown_command() -> None:
     question, answer = (row.data for row in ROWS if row.label in ("42", "42 reply"))
     decoder = RequestDecoder()
@@ -154,7 +149,6 @@ def test_recorded_unknown_command() -> None:
     assert decoder.buffered_size_bytes == 0
 
 
-@with_vectors
 @pytest.mark.parametrize("piece_size", [1, 7, 1000])
 def test_requests_do_not_depend_on_the_pieces_they_come_in(piece_size: int) -> None:
     stream = b"".join(row.data for row in REQUESTS)

@@ -19,14 +19,13 @@ from tracefleet_common.codecs.lttng_relay_replies import ReplyDecoder, encode_re
 from tracefleet_common.codecs.lttng_relay_requests import RequestDecoder, encode_metadata_header, encode_request
 from tracefleet_common.codecs.lttng_wire import RefusedCommand, TraceFormat
 from tracefleet_common.errors import LocalProtocolError, RemoteProtocolError
-from tracefleet_common.testing.lttng_vectors import VECTORS, Row, read_vectors
+from tracefleet_common.testing.lttng_vectors import Row, read_vectors
 
 HEADER_SIZE = 24
 # What lttng-relayd refuses because of its layout, and whether it sends a reply.
 BROKEN = {"short VERSION": False, "add stream truncated": True, "rotate header 17 bytes": False}
 BROKEN |= {"unknown command": True, "reserved command 4": True, "close invalid command": True}
 CUT_NOTE_SIZE = 140
-with_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"the recorded conversations are not at {VECTORS}")
 
 
 def relay_rows() -> Iterator[tuple[Row, int]]:
@@ -195,7 +194,6 @@ def without_garbage(data: bytes, request: relay.Request, minor: int) -> bytes:
     return bytes(clean)
 
 
-@with_vectors
 def test_there_are_vectors_of_every_command() -> None:
     """Otherwise the tests below would pass because there is nothing to test."""
     assert {command.name for command in relay.Command} <= {row.label for row, _ in GOOD_REQUESTS}
@@ -206,7 +204,6 @@ def test_there_are_vectors_of_every_command() -> None:
     assert {row.connection for row, _ in BROKEN_REQUESTS} == set(BROKEN)
 
 
-@with_vectors
 @parametrize(GOOD_REQUESTS)
 def test_recorded_request(row: Row, minor: int) -> None:
     request = decode_one(row.data, minor)
@@ -221,7 +218,6 @@ def test_recorded_request(row: Row, minor: int) -> None:
         assert encoded == without_garbage(row.data, request, minor)
 
 
-@with_vectors
 @parametrize(BROKEN_REQUESTS)
 def test_recorded_request_that_is_refused(row: Row, minor: int) -> None:
     decoder = RequestDecoder(minor)
@@ -243,7 +239,6 @@ def with_path_of_one_byte(label: str, answer: bytes) -> bytes:
     return answer[:-4] + b"\0\0\0\1\0" if has_path and answer.endswith(bytes(4)) else answer
 
 
-@with_vectors
 @parametrize(REPLIES)
 def test_recorded_reply(row: Row, minor: int) -> None:
     command = relay.Command[row.label.removesuffix(" reply")]
@@ -254,7 +249,6 @@ def test_recorded_reply(row: Row, minor: int) -> None:
     assert decode_one_reply(command, encoded, minor) == reply
 
 
-@with_vectors
 @pytest.mark.parametrize("row", DATA, ids=str)
 def test_recorded_data(row: Row) -> None:
     decoder = DataHeaderDecoder()
@@ -267,7 +261,6 @@ def test_recorded_data(row: Row) -> None:
     assert encode_data_header(header) == row.data[:DATA_HEADER_SIZE_BYTES]
 
 
-@with_vectors
 @pytest.mark.parametrize("piece_size", [1, 7, 1000, 100_000])
 def test_messages_do_not_depend_on_the_pieces_they_come_in(piece_size: int) -> None:
     requests = [row.data for row, minor in GOOD_REQUESTS if minor == relay.MINOR]

@@ -9,21 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tracefleet_common.codecs import lttng_live as live
 from tracefleet_common.codecs.lttng_live_replies import encode_reply
 from tracefleet_common.codecs.lttng_live_requests import RequestDecoder
 from tracefleet_common.codecs.lttng_wire import RefusedCommand
 from tracefleet_common.errors import RemoteProtocolError
-from tracefleet_common.testing.lttng_vectors import VECTORS, Row, read_vectors
+from tracefleet_common.testing.lttng_vectors import Row, read_vectors
 from tracefleet_relayd.application.serve_viewers import Viewer, Viewers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from viewable_fakes import FakeSession, FakeSessions, FakeStream, payload_of
-
-pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"the recorded conversations are not at {VECTORS}")
 
 CLOSED = b""
 INDEX_FLAGS = slice(60, 64)

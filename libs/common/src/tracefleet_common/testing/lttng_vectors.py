@@ -1,4 +1,4 @@
-"""Recorded conversations of genuine LTTng daemons and viewers, for tests. They lie beside the project."""
+"""Recorded conversations of genuine LTTng daemons and viewers, for tests: JSON lines below tests/golden/lttng."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-VECTORS = Path(__file__).resolve().parents[6] / "shared/reference/vectors"
+VECTORS = Path(__file__).resolve().parents[5] / "tests/golden/lttng"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class _Line(msgspec.Struct):
 
 
 def read_vectors(pattern: str) -> list[Row]:
-    """Return the rows of the files whose names match, in order; none when the files are not there."""
+    """Return the rows of the files whose names match, in order."""
     rows: list[Row] = []
     for path in sorted(VECTORS.glob(pattern)):
         for text in path.read_text().splitlines():

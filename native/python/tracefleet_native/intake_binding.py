@@ -122,12 +122,16 @@ class Intake:
 
     def take_reports(self, timeout_ms: int = 0) -> list[IntakeReport]:
         """Up to 1024 reports; waits for one for so long (negative: for ever), or until `wake`."""
-        count = lib.tf_intake_wait(self._handle, timeout_ms, self._reports, REPORTS_PER_CALL)
-        data = ffi.buffer(self._reports, count * _REPORT.size)
         return [
             IntakeReport(_KINDS[kind], _REASONS[reason], error, *numbers)
-            for kind, reason, error, _, *numbers in _REPORT.iter_unpack(data)
+            for kind, reason, error, _, *numbers in self.take_numbers(timeout_ms)
         ]
+
+    def take_numbers(self, timeout_ms: int = 0) -> list[tuple[int, ...]]:
+        """The same as they are: kind, reason, error, 0, and what follows in an IntakeReport."""
+        count = lib.tf_intake_wait(self._handle, timeout_ms, self._reports, REPORTS_PER_CALL)
+        data = ffi.buffer(self._reports, count * _REPORT.size)
+        return list(_REPORT.iter_unpack(data))
 
     def wake(self) -> None:
         """Let `take_reports` return now, or return at once the next time."""

@@ -11,12 +11,12 @@ from typing import Any
 from tracefleet_native import intake_binding as native
 from tracefleet_relayd.application.ports import HoldReason, IntakeReport, ReportKind
 
-_KINDS = {kind: ReportKind[kind.name] for kind in native.IntakeReportKind}
-_REASONS: dict[native.HoldReason, HoldReason | None] = {
+_KINDS: dict[int, ReportKind] = {int(kind): ReportKind[kind.name] for kind in native.IntakeReportKind}
+_REASONS: dict[int, HoldReason | None] = {
     reason: HoldReason[reason.name] for reason in native.HoldReason if reason.name in HoldReason.__members__
 }
 _REASONS[native.HoldReason.NONE] = None
-_INTERRUPTIONS = frozenset({native.IntakeReportKind.HOLD, native.IntakeReportKind.CLOSED})
+_INTERRUPTIONS = frozenset({int(native.IntakeReportKind.HOLD), int(native.IntakeReportKind.CLOSED)})
 
 
 class NativeIntake:
@@ -55,8 +55,8 @@ class NativeIntake:
         """All there are."""
         found: list[IntakeReport] = []
         while True:
-            reports = self._native.take_reports()
-            for kind, reason, error, token, *rest in reports:
+            reports = self._native.take_numbers()
+            for kind, reason, error, _, token, *rest in reports:
                 if kind in _INTERRUPTIONS and token in self._on_return:
                     self._on_return[token]()
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tracefleet_common.messages.relayd_control import (
     RelaySessionInfo,
     RelayStreamInfo,
 )
+from tracefleet_relayd.application.ports import HoldReason, IntakeReport, ReportKind
 from tracefleet_relayd.application.status import Status, Totals
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -205,3 +207,12 @@ def test_acknowledged_sessions_tell_what_is_safe(asked: Asked) -> None:
     loss = details.session.sums.loss
     assert loss.discarded_event_count == loss.missing_packet_count == (1 << 63) - 1
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(details), type=RelaySessionDetails) == details
+
+
+def test_a_full_disk_is_a_sessions_trouble(asked: Asked, producer: Producer) -> None:
+    held = IntakeReport(ReportKind.HOLD, HoldReason.WRITE_FAILED, errno.ENOSPC, producer.token, 1, 0, 0, 8, 8)
+    asked.relay.intake.reports.append(held)
+    asked.relay.packets.take_reports()
+    assert asked.sessions()[0].trouble == "No room on the disk"
+    producer.packet(1, 0)
+    assert asked.sessions()[0].trouble is None

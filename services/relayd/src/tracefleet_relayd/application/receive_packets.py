@@ -10,6 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from tracefleet_common.codecs.lttng_relay import SendIndex
 from tracefleet_common.errors import TracefleetError
@@ -19,6 +20,8 @@ from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS, OpenStrea
 from tracefleet_relayd.domain.relay_session import RelaySession
 
 log = logging.getLogger("tracefleet.relayd.packets")
+
+NO_ROOM: Final = "No room on the disk"  # the trouble of a session
 
 
 class ReceivePackets:
@@ -98,7 +101,7 @@ class ReceivePackets:
         stream = record.stream
         self._files.note_index_is_back(record)
         stream.take_packet(report.sequence, report.offset_bytes, report.data_size_bytes + report.padding_size_bytes)
-        self._without_room.discard(report.token)
+        self._note_room(report.token, record)
         if record.target is not None:
             record.target.touch()
         if stream.has_something_to_do:
@@ -117,6 +120,7 @@ class ReceivePackets:
             report.discarded_event_count,
             report.packet_number,
         )
+        self._note_room(report.token, record)
         if record.target is not None:
             record.target.touch()
         if record.lent_index is not None:
@@ -183,7 +187,13 @@ class ReceivePackets:
                 "No room for packets, will retry: stream=%d, path=%s", record.stream.stream_id, record.stream.path
             )
             self._without_room.add(token)
+            record.session.trouble = NO_ROOM
         self._held.add(token)
+
+    def _note_room(self, token: int, record: OpenStream) -> None:
+        if token in self._without_room:
+            self._without_room.discard(token)
+            record.session.trouble = None
 
     def _close(self, token: int, *, is_aborted: bool) -> None:
         self._intake.close(token)

@@ -48,7 +48,7 @@ from tracefleet_relayd.application.ports import (
     NoRoom,
     ReportKind,
 )
-from tracefleet_relayd.application.receive_packets import ReceivePackets
+from tracefleet_relayd.application.receive_packets import NO_ROOM, ReceivePackets
 from tracefleet_relayd.application.sessions import Sessions
 from tracefleet_relayd.application.stream_files import NO_ROOM_ERRORS, OpenStream, StreamFiles
 from tracefleet_relayd.domain import names
@@ -67,7 +67,6 @@ LIVE_TIMER_US_MAX: Final = (1 << 32) - 1
 UUID_SIZE_BYTES: Final = 16
 # Handles are told by the peer in every packet. Nobody guesses those of others, nor those of LTTng's streams (1, 2, …).
 HANDLE_BITS: Final = 62
-NO_ROOM: Final = "No room on the disk"
 
 
 @dataclass(eq=False)

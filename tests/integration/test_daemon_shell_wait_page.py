@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from deadlines import wait_until
-from fleet import OURS, WAIT_PAGE, Fleet
+from fleet import OURS, WAIT_PAGE, Fleet, Kind
 
 both_users = pytest.mark.parametrize("is_root", [True, False], ids=["root", "ordinary"])
 
@@ -24,12 +24,15 @@ def test_a_program_that_waits_is_woken(make_fleet: Callable[..., Fleet], is_root
 
 
 @both_users
-def test_a_program_outlives_daemons_and_finds_the_next(make_fleet: Callable[..., Fleet], is_root: bool) -> None:
-    fleet = make_fleet(is_root=is_root)
+def test_a_program_outlives_daemons_and_finds_the_next(
+    make_fleet: Callable[..., Fleet], kind_under_test: Kind, is_root: bool
+) -> None:
+    fleet = make_fleet(kind_under_test, is_root=is_root)
     daemon = fleet.start_daemon()
     program = fleet.program()
     fleet.wait_registered(program.pid)
     assert daemon.stop() == 0
+    assert fleet.wait_page_word() == 0, "programs would poll instead of sleep"
     daemon = fleet.start_daemon()
     fleet.wait_registered(program.pid)
     daemon.kill()

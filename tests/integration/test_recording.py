@@ -83,20 +83,6 @@ def test_a_program_is_traced_whenever_it_starts(
     assert numbers == list(range(3, 103) if order == "daemon last" else range(100))
 
 
-@pytest.mark.parametrize("is_root", [True, False], ids=["root", "ordinary"])
-def test_the_wait_page_wakes_programs_that_wait(
-    make_fleet: Callable[..., Fleet], kind_under_test: object, is_root: bool
-) -> None:
-    fleet = make_fleet(kind_under_test, is_root=is_root)
-    program = fleet.program()
-    daemon = fleet.start_daemon()
-    fleet.wait_registered(program.pid)
-    assert daemon.stop() == 0
-    assert fleet.wait_page_word() == 0, "programs would poll instead of sleep"
-    fleet.start_daemon()
-    fleet.wait_registered(program.pid)
-
-
 def test_several_programs_share_a_session(fleet: Fleet) -> None:
     before = [fleet.program() for _ in range(3)]
     output = fleet.record("tf_emit:*")

@@ -37,6 +37,9 @@ class OpenStreaming(msgspec.Struct, frozen=True, kw_only=True, tag="open-streami
 class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A stream of the trace at `path`. Called `metadata`, it takes the trace's metadata, packet by packet.
 
+    A frame of metadata is one whole CTF metadata packet: a relay daemon that was killed counts these in its file. A
+    stream that has ended may be asked for again, by a sender that did not get the answer: it is found as it ended.
+
     `oldest_sequence`: the first packet that the sender can still send. What the relay daemon does not have of those
     before is lost; it goes on there, and counts the gap.
     """

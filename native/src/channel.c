@@ -442,10 +442,10 @@ static int set_fleet_stream(struct tf_stream *stream, uint32_t key)
 		stream->given = calloc(capacity, sizeof(*stream->given));
 	if (!stream->given)
 		return -ENOMEM;
-	ret = tf_fleet_open_source(stream->fleet, key, capacity, stream->wakeup_fd);
+	stream->fleet_key = key;
+	ret = tf_fleet_open_source(stream->fleet, key, capacity, tf_stream_settle, stream, stream->wakeup_fd);
 	if (ret < 0)
 		return ret;
-	stream->fleet_key = key;
 	stream->has_sink = true;
 	return 0;
 }

@@ -170,7 +170,8 @@ int tf_fleet_add_stream(struct tf_fleet *fleet)
 	return ret;
 }
 
-int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity, int wakeup_fd)
+int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity, tf_fleet_settle settle, void *source,
+			 int wakeup_fd)
 {
 	struct fleet_stream *stream;
 	int ret = 0;
@@ -183,6 +184,8 @@ int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity
 		ret = -EBUSY;
 	} else {
 		stream->capacity = capacity;
+		stream->settle = settle;
+		stream->source = source;
 		stream->wakeup_fd = wakeup_fd;
 	}
 	pthread_mutex_unlock(&fleet->lock);
@@ -239,8 +242,8 @@ int tf_fleet_give(struct tf_fleet *fleet, uint32_t key, uint32_t stream_class_id
 							    .packet_seq_num = packets[i].sequence_number };
 		give(fleet, stream, made[i]);
 	}
-	if (ret == 0 && (!fleet->is_blocked || fleet->is_pressed))
-		tf_fleet_wake(fleet);
+	if (ret == 0)
+		tf_fleet_send_now(fleet);
 	pthread_mutex_unlock(&fleet->lock);
 	return ret;
 }
@@ -265,8 +268,7 @@ int tf_fleet_give_metadata(struct tf_fleet *fleet, uint32_t key, uint8_t *data, 
 							   .packet_size = ((uint64_t)size + padding) * 8,
 							   .content_size = (uint64_t)size * 8 };
 		give(fleet, stream, packet);
-		if (!fleet->is_blocked)
-			tf_fleet_wake(fleet);
+		tf_fleet_send_now(fleet);
 	}
 	pthread_mutex_unlock(&fleet->lock);
 	return ret;
@@ -293,7 +295,7 @@ void tf_fleet_send_beacon(struct tf_fleet *fleet, uint32_t key, uint32_t stream_
 							   .stream_instance_id = cpu };
 		stream->beacon = packet;
 		tf_fleet_append(fleet, packet);
-		tf_fleet_wake(fleet);
+		tf_fleet_send_now(fleet);
 	}
 	pthread_mutex_unlock(&fleet->lock);
 }
@@ -448,6 +450,8 @@ void tf_fleet_close(struct tf_fleet *fleet)
 	if (has_thread)
 		pthread_join(fleet->thread, NULL);
 	pthread_mutex_lock(&fleet->lock);
+	claim(fleet);
+	unclaim(fleet);
 	if (has_thread && fleet->former_fd >= 0) {
 		close(fleet->former_fd);
 		fleet->former_fd = -1;

@@ -8,11 +8,17 @@
 struct tf_fleet *tf_fleet_get(struct tf_fleet *fleet);
 
 /*
- * Packets of the stream @key will come from a ring buffer of @capacity sub-buffers. A byte is written to @wakeup_fd
- * when tf_fleet_progress() has something new to say. Returns 0 or a negative errno: -ENOENT for no such stream, -EBUSY
- * when it has a ring buffer.
+ * Called by the fleet's thread when tf_fleet_progress() has something new to say. It takes no lock that anybody may wait
+ * for the fleet with. False: it could not do what there is to do; then a byte is written to the stream's wakeup_fd.
  */
-int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity, int wakeup_fd);
+typedef bool (*tf_fleet_settle)(void *source);
+
+/*
+ * Packets of the stream @key will come from a ring buffer of @capacity sub-buffers, that of @source. Returns 0 or a
+ * negative errno: -ENOENT for no such stream, -EBUSY when it has a ring buffer.
+ */
+int tf_fleet_open_source(struct tf_fleet *fleet, uint32_t key, uint32_t capacity, tf_fleet_settle settle, void *source,
+			 int wakeup_fd);
 
 /*
  * Hand over @count packets of a ring buffer, which stay where they are until they are safe, or taken back. Their

@@ -114,9 +114,7 @@ static int spool_packet(struct tf_fleet *fleet, struct fleet_packet *packet)
 	pthread_mutex_unlock(&fleet->lock);
 	ret = tf_spool_append(fleet->spool, &header, packet->data);
 	pthread_mutex_lock(&fleet->lock);
-	fleet->is_sending = false;
-	if (fleet->claimant_count > 0)
-		pthread_cond_broadcast(&fleet->changed);
+	tf_fleet_end_sending(fleet);
 	if (ret == -EFAULT) {
 		tf_fleet_give_up(fleet, stream);
 		return 0;

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 /* ---- packets ---- */
 
@@ -124,11 +123,10 @@ void tf_fleet_wake(struct tf_fleet *fleet)
 
 void tf_fleet_poke(struct tf_fleet *fleet, struct fleet_stream *stream)
 {
-	if (stream->capacity > 0 && !stream->is_poked) {
-		const ssize_t ret = write(stream->wakeup_fd, "", 1);
-
-		(void)ret; /* a full pipe wakes as well */
-		stream->is_poked = true;
+	if (stream->capacity > 0 && !stream->is_unsettled) {
+		stream->is_unsettled = true;
+		stream->next_unsettled = fleet->unsettled;
+		fleet->unsettled = stream;
 	}
 	if (fleet->waiting_count > 0)
 		pthread_cond_broadcast(&fleet->changed);

@@ -50,6 +50,10 @@ struct fleet_stream {
 	uint32_t corrupt_count;
 	struct fleet_packet *beacon; /* that is not sent yet */
 	uint32_t capacity; /* of its ring buffer; 0: it has none */
+	tf_fleet_settle settle;
+	void *source; /* its argument */
+	struct fleet_stream *next_unsettled;
+	bool is_unsettled; /* in the fleet's list of those that have to be told of their progress */
 	int wakeup_fd;
 	bool is_poked; /* and has not asked since */
 	bool is_unreadable;
@@ -70,6 +74,7 @@ struct tf_fleet {
 	uint32_t stream_count, stream_capacity;
 	struct fleet_stream **table; /* by handle: open addressing, a power of two; NULL: free */
 	uint32_t table_size;
+	struct fleet_stream *unsettled;
 	struct tf_fleet_books books;
 
 	/* Packets that are not safe, and beacons. Before the cursor all are sent, or wait for a handle. */
@@ -86,8 +91,13 @@ struct tf_fleet {
 	size_t ack_size;
 	bool is_blocked; /* it took not all that it was last given */
 	bool is_careful; /* something could not be read: one packet at a time, to know which */
-	bool is_sending; /* the thread reads packets without the lock */
-	int claimant_count; /* those who want it to do so no more */
+	/*
+	 * Somebody, the thread or who hands packets over, reads packets without the lock, or a stream settles. Nothing is
+	 * dropped meanwhile, and whoever does it looks again when it is done.
+	 */
+	bool is_sending;
+	bool is_thread_waiting; /* for the end of that */
+	int claimant_count; /* those who want nobody to do so */
 	int waiting_count; /* for anything else */
 
 	struct tf_spool *spool; /* NULL: none. The thread's, without the lock */
@@ -120,7 +130,7 @@ struct fleet_packet *tf_fleet_first_packet(const struct tf_fleet *fleet);
 
 /* The thread has something to do. */
 void tf_fleet_wake(struct tf_fleet *fleet);
-/* Have the stream ask for its progress. */
+/* The stream has made progress; the thread will tell it. */
 void tf_fleet_poke(struct tf_fleet *fleet, struct fleet_stream *stream);
 
 struct fleet_stream *tf_fleet_stream_of(const struct tf_fleet *fleet, uint32_t key); /* NULL: none */
@@ -144,6 +154,9 @@ static inline bool tf_fleet_is_beacon(const struct fleet_packet *packet)
 
 /* ---- fleet_send.c ---- */
 
+/* Send what can be sent, here or in the thread. Releases the lock meanwhile. */
+void tf_fleet_send_now(struct tf_fleet *fleet);
+void tf_fleet_end_sending(struct tf_fleet *fleet);
 int tf_fleet_start_thread(struct tf_fleet *fleet); /* without the lock; 0 or a negative errno */
 /* As it travels. */
 void tf_fleet_encode(struct tf_fleet_header *out, const struct tf_fleet_header *header, uint64_t handle);

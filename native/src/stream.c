@@ -306,6 +306,20 @@ static bool settle_and_release(struct tf_stream *stream)
 	return !stream->is_broken;
 }
 
+bool tf_stream_settle(void *argument)
+{
+	struct tf_stream *stream = argument;
+	bool is_done;
+
+	/* Who has it looks by itself, or is a close, which waits for nobody but us. */
+	if (pthread_mutex_trylock(&stream->lock) != 0)
+		return false;
+	/* In overwrite mode the next sub-buffer waits for this one. */
+	is_done = stream->has_sink && settle_and_release(stream) && stream->map && !stream->layout.is_overwrite;
+	pthread_mutex_unlock(&stream->lock);
+	return is_done;
+}
+
 static int put_held(void *argument)
 {
 	struct tf_stream *stream = argument;

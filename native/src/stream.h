@@ -114,6 +114,8 @@ void tf_stream_open_packet(struct tf_stream *stream);
 bool tf_stream_is_idle(struct tf_stream *stream);
 /* Packets that were written, or given to the fleet. */
 uint64_t tf_stream_count_passed(const struct tf_stream *stream);
+/* A tf_fleet_settle(), hence without the lock. */
+bool tf_stream_settle(void *stream);
 /* The end of a stream that goes through a fleet: what is not safe is unwritten, of which it counts what is consumed. */
 void tf_stream_take_back(struct tf_stream *stream);
 /* The trace clock now, in cycles. 0 or -EIO. */

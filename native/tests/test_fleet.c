@@ -32,6 +32,7 @@ struct ring { /* one stream whose packets are in memory of its own */
 	uint8_t *bytes;
 	int wakeup[2];
 	uint64_t given_count;
+	int settle_count;
 };
 
 static char spool_directory[] = "/tmp/tf-native-spool-XXXXXX";
@@ -60,6 +61,15 @@ static uint8_t content_at(uint32_t key, uint64_t sequence, size_t at)
 	return (uint8_t)(key * 101 + sequence * 31 + at * 7 % 251);
 }
 
+/* It leaves every second thing to the pipe. */
+static bool settle(void *argument)
+{
+	struct ring *ring = argument;
+	const ssize_t ret = ++ring->settle_count % 2 ? write(ring->wakeup[1], "", 1) : 0;
+
+	return ret == 1;
+}
+
 static void open_ring(struct ring *ring, struct tf_fleet *fleet)
 {
 	const int key = tf_fleet_add_stream(fleet);
@@ -68,8 +78,8 @@ static void open_ring(struct ring *ring, struct tf_fleet *fleet)
 	*ring = (struct ring){ .key = (uint32_t)key };
 	ring->bytes = mmap(NULL, CAPACITY * PACKET_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(ring->bytes != MAP_FAILED && pipe2(ring->wakeup, O_CLOEXEC | O_NONBLOCK) == 0);
-	CHECK(tf_fleet_open_source(fleet, ring->key, CAPACITY, ring->wakeup[1]) == 0);
-	CHECK(tf_fleet_open_source(fleet, ring->key, CAPACITY, ring->wakeup[1]) == -EBUSY);
+	CHECK(tf_fleet_open_source(fleet, ring->key, CAPACITY, settle, ring, ring->wakeup[1]) == 0);
+	CHECK(tf_fleet_open_source(fleet, ring->key, CAPACITY, settle, ring, ring->wakeup[1]) == -EBUSY);
 }
 
 static void close_ring(struct ring *ring, struct tf_fleet *fleet)

@@ -283,8 +283,12 @@ def little_room(stage: Stage) -> None:
             assert numbers == sorted(set(numbers))
             assert thread or numbers == list(range(10))
         if channel == "c1":  # records in packets that were overwritten are not counted, the packets are
-            assert len(of_channel) + reading.discarded_events_by_channel["c1"] == emitted
-    recording.verify(f"--lost-packets={reading.discarded_packet_count}")
+            discarded = reading.discarded_events_by_channel["c1"]
+            if stage.site.pair.consumer is GENUINE:
+                discarded %= 1 << 64  # its packets sometimes count fewer than those before: a negative difference
+            assert len(of_channel) + discarded == emitted
+    if stage.site.pair.consumer is OURS:
+        recording.verify(f"--lost-packets={reading.discarded_packet_count}")
 
 
 def trace_file_limits(stage: Stage) -> None:

@@ -117,12 +117,15 @@ def test_a_killed_daemon_is_followed_by_one_with_its_number(make_fleet: Callable
     fleet = make_fleet()
     path = fleet.world.home / "bus"
     relay = Relay(fleet, f"--bus-sock={path}", env={"LTTNG_RELAYD_HEALTH": str(fleet.world.home / "health")})
+    wait_until(path.is_socket, "the bus, which is served last")
     relay.process.kill()
     relay.process.wait(DEADLINE_S)
     assert path.is_socket()
     again = Relay(fleet, f"--bus-sock={path}")
     refused = start(fleet.world, f"--bus-sock={path}", *OTHER_PORTS)
-    assert (refused.returncode, refused.stderr) == (1, f"Error: A relay daemon answers on {path} already\n")
+    assert refused.returncode == 1
+    # Before, it may have warned that the ports of fleet:// are taken.
+    assert refused.stderr.endswith(f"Error: A relay daemon answers on {path} already\n")
     assert ask(path, DescribeRelay())[0].pid == again.pid
     assert again.stop() == 0
     assert not path.exists()

@@ -123,6 +123,13 @@ class RawProducer:
                 close_command=relay.CloseCommand.MOVE_TO_COMPLETED,
             )
         )
+        # As a session daemon does, before it rotates again: packets may be under way on the data connection.
+        wait_until(lambda: not self._is_chunk_there(chunk_id - 1), f"chunk {chunk_id - 1} to be archived")
+
+    def _is_chunk_there(self, chunk_id: int) -> bool:
+        reply = self.ask(relay.TraceChunkExists(chunk_id=chunk_id))
+        assert isinstance(reply, relay.TraceChunkExistsReply)
+        return reply.is_there
 
     def wait_arrived(self, handle: int, last: int) -> None:
         """Wait until all packets of a stream and their index entries are there, up to number `last`."""

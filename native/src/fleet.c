@@ -108,6 +108,7 @@ int tf_fleet_attach(struct tf_fleet *fleet, int fd, const struct tf_fleet_bindin
 		if (ret == 0) {
 			fleet->fd = fd;
 			fleet->is_blocked = fleet->is_careful = false;
+			fleet->waiting_since_ms = tf_now_ms();
 			fleet->ack_size = 0;
 			fleet->books.is_attached = true;
 			fleet->books.error = 0;
@@ -204,6 +205,8 @@ static void give(struct tf_fleet *fleet, struct fleet_stream *stream, struct fle
 	stream->last = packet;
 	if (++stream->count > stream->capacity / 2 && stream->capacity > 0 && fleet->spool)
 		fleet->is_pressed = true;
+	if (fleet->spool && fleet->fd >= 0 && !tf_fleet_first_packet(fleet))
+		fleet->waiting_since_ms = tf_now_ms();
 	tf_fleet_append(fleet, packet);
 }
 
@@ -371,7 +374,7 @@ int tf_fleet_create(const char *spool_directory, uint64_t spool_size_limit, stru
 		return -ENOMEM;
 	fleet->reference_count = 1;
 	fleet->fd = fleet->former_fd = -1;
-	fleet->lost_since_ms = tf_now_ms();
+	fleet->waiting_since_ms = tf_now_ms();
 	pthread_mutex_init(&fleet->lock, NULL);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);

@@ -5,7 +5,10 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-/* Without a connection for so long, packets go to the spool: to make another one takes less. */
+/*
+ * What waits for so long goes to the spool: for a connection, of which to make another one takes less; for a peer that
+ * says nothing; or for frames that are in the spool already.
+ */
 #define SPOOL_DELAY_MS 1000
 /* A spool that is full, or fails, is tried again after that. */
 #define SPOOL_RETRY_MS 200
@@ -28,27 +31,30 @@ static void note_spool(struct tf_fleet *fleet)
 	fleet->books.spooled_bytes = books.byte_count;
 }
 
-static bool should_spool(const struct tf_fleet *fleet)
+/* When packets go to the spool, if they still wait then. */
+static uint64_t spool_at_ms(const struct tf_fleet *fleet)
 {
-	const uint64_t now_ms = tf_now_ms();
+	const uint64_t at_ms = fleet->is_pressed ? 0 : fleet->waiting_since_ms + SPOOL_DELAY_MS;
 
-	if (fleet->is_flush_wanted)
-		return true;
-	if (!tf_fleet_first_packet(fleet) || now_ms < fleet->spool_retry_at_ms)
-		return false;
-	return fleet->is_pressed || (fleet->fd < 0 && now_ms >= fleet->lost_since_ms + SPOOL_DELAY_MS);
+	return at_ms > fleet->spool_retry_at_ms ? at_ms : fleet->spool_retry_at_ms;
 }
 
-/* How long until that may change by itself. */
+static bool should_spool(const struct tf_fleet *fleet)
+{
+	return fleet->is_flush_wanted || (tf_fleet_first_packet(fleet) && tf_now_ms() >= spool_at_ms(fleet));
+}
+
 int tf_fleet_spool_timeout_ms(const struct tf_fleet *fleet)
 {
-	const uint64_t now_ms = tf_now_ms();
-	uint64_t at_ms = fleet->spool_retry_at_ms;
+	uint64_t now_ms, at_ms;
 
-	if (!fleet->spool || !tf_fleet_first_packet(fleet) || (fleet->fd >= 0 && !fleet->is_pressed))
+	if (!fleet->spool)
 		return -1;
-	if (!fleet->is_pressed && at_ms < fleet->lost_since_ms + SPOOL_DELAY_MS)
-		at_ms = fleet->lost_since_ms + SPOOL_DELAY_MS;
+	/* Who hands packets over sends them, and wakes the thread as seldom as it can. */
+	if (!tf_fleet_first_packet(fleet))
+		return SPOOL_DELAY_MS;
+	now_ms = tf_now_ms();
+	at_ms = spool_at_ms(fleet);
 	return at_ms > now_ms ? (int)(at_ms - now_ms) : 0;
 }
 

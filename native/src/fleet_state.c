@@ -211,6 +211,8 @@ void tf_fleet_acknowledge(struct tf_fleet *fleet, struct fleet_stream *stream, u
 		fleet->books.acknowledged_bytes += bytes_of(stream->flight_first);
 		tf_fleet_pop_flight(fleet, stream);
 	}
+	if (fleet->spool && stream->first && stream->first->header.sequence < next_sequence)
+		fleet->waiting_since_ms = tf_now_ms();
 	while (stream->first && stream->first->header.sequence < next_sequence) {
 		fleet->books.acknowledged_count++;
 		fleet->books.acknowledged_bytes += bytes_of(stream->first);
@@ -249,7 +251,7 @@ void tf_fleet_lose(struct tf_fleet *fleet, int error)
 	fleet->begun = NULL;
 	fleet->has_frame = fleet->is_blocked = false;
 	fleet->is_rewind_due = true;
-	fleet->lost_since_ms = tf_now_ms();
+	fleet->waiting_since_ms = tf_now_ms();
 	for (struct fleet_packet *packet = fleet->first; packet; packet = next) {
 		next = packet->next;
 		packet->is_sent = false;

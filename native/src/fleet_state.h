@@ -84,7 +84,8 @@ struct tf_fleet {
 	size_t begun_size;
 
 	int fd; /* -1: no connection */
-	uint64_t lost_since_ms;
+	/* When the connection was lost; with one: since when packets wait, and none of them was acknowledged. */
+	uint64_t waiting_since_ms;
 	int former_fd; /* lost, and the thread's to close; -1: none */
 	uint64_t connection; /* its number, so that the thread sees when it was lost meanwhile */
 	uint8_t ack[sizeof(struct tf_fleet_ack)]; /* as far as it has come */

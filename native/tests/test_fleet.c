@@ -821,6 +821,29 @@ static void test_a_peer_that_is_too_slow(void)
 	expect_end(peer);
 }
 
+/* It takes what it gets, and says nothing: what waits longer than a peer should make it wait is safe all the same. */
+static void test_a_peer_that_says_nothing(void)
+{
+	struct tf_fleet *fleet = open_spooling(1 << 30);
+	struct ring ring;
+	int peer;
+
+	open_ring(&ring, fleet);
+	peer = attach(fleet, 1, 0);
+	for (uint64_t sequence = 0; sequence < 2; sequence++) {
+		give(&ring, fleet, 1);
+		expect_packet(peer, &ring, sequence);
+		expect_safe(fleet, &ring, sequence + 1);
+		CHECK(books_of(fleet).spooled_count == sequence + 1);
+	}
+	acknowledge(peer, &ring, 1);
+	await_settled(fleet);
+	CHECK(books_of(fleet).acknowledged_count == 2 && books_of(fleet).resent_count == 0);
+	close_ring(&ring, fleet);
+	tf_fleet_put(fleet);
+	expect_end(peer);
+}
+
 static void test_another_life(void)
 {
 	struct tf_fleet *fleet = open_spooling(1 << 30);
@@ -953,6 +976,7 @@ int main(void)
 	test_the_end();
 	test_nobody_is_there();
 	test_a_peer_that_is_too_slow();
+	test_a_peer_that_says_nothing();
 	test_another_life();
 	test_a_spool_that_is_full();
 	remove_spool();

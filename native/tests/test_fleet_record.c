@@ -284,6 +284,10 @@ static void record_before_anybody_is_there(struct tf_channel_attributes attribut
 		CHECK(tf_pump_wait(relayed.pump, 10000, &report, 1) == 1);
 	} while (report.kind == TF_REPORT_WRITE_FAILED);
 	CHECK(report.kind == TF_REPORT_WRITE_RECOVERED);
+	for (int i = 0; tf_channel_error(relayed.channel) != 0; i++) { /* the streams of other CPUs */
+		CHECK(i < 10000);
+		poll(NULL, 0, 1);
+	}
 	trace = finish(&relayed);
 	CHECK(trace.record_count + trace.discarded_event_count == 3000 && trace.record_count > 0);
 	CHECK(tf_channel_error(relayed.channel) == 0);

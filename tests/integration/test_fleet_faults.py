@@ -18,7 +18,7 @@ from deadlines import wait_until
 from fleet import OURS, Fleet
 from networks import FAR_ADDRESS, Link, has_tun
 from programs import Program
-from relays import HOST_NAME, Relay
+from relays import HOST_NAME, RawViewer, Relay
 from world import is_stopped
 
 pytestmark = [
@@ -30,13 +30,16 @@ pytestmark = [
 CHANNEL = "ch"
 RULE = "tf_emit:*"
 CPU_COUNT = min(2, os.cpu_count() or 1)
-BATCH_COUNT = 50
-RECORD_SIZE_BYTES_MIN = 30
-# Little: a burst of records finds no room in it. Much: what is emitted while a daemon starts does.
+BATCH_COUNT = 10
+PAYLOAD_SIZE_BYTES = 400
+# Little: a burst of records finds no room in it. Much: what is emitted while a daemon starts does. Between these: half
+# of it holds what is emitted while a thread waits for a processor.
 SMALL = ("--subbuf-size=16384", "--num-subbuf=16", "--switch-timer=100000")
 SMALL_SIZE_BYTES = 16 * 16384
+MIDDLE = ("--subbuf-size=16384", "--num-subbuf=32", "--switch-timer=100000")
+MIDDLE_SIZE_BYTES = 32 * 16384
 LARGE = ("--subbuf-size=4096", "--num-subbuf=1024", "--switch-timer=100000")
-BURST_COUNT = 3 * SMALL_SIZE_BYTES // 2 // RECORD_SIZE_BYTES_MIN  # half as much again as it holds
+BURST_COUNT = 3 * SMALL_SIZE_BYTES // 2 // PAYLOAD_SIZE_BYTES  # half as much again as it holds
 ROTATION_FAILED = 141
 
 
@@ -51,7 +54,7 @@ class Scene:
         self.relay = Relay(far, *relay_options)
         near.start_daemon()
         self.programs: list[Program] = []
-        self.emitted_counts: dict[int, int] = {}
+        self.emitted_counts = [0] * CPU_COUNT  # of each program, by its CPU
 
     def record(self, *channel: str, options: tuple[str, ...] = ()) -> None:
         self.near.run("create", "s1", f"--set-url=fleet://{FAR_ADDRESS}", *options)
@@ -62,13 +65,12 @@ class Scene:
             program = self.near.program()
             program.ask(f"cpu {cpu}")
             self.programs.append(program)
-            self.emitted_counts[program.pid] = 0
 
     # ---- what happens ----
 
     def emit(self, count: int = BATCH_COUNT) -> bool:
-        for program in self.programs:
-            self.emitted_counts[program.pid] += program.emit(count)
+        for cpu, program in enumerate(self.programs):
+            self.emitted_counts[cpu] += program.ask(f"bulky {count} {PAYLOAD_SIZE_BYTES}")
         return True
 
     def emit_until(self, condition: Callable[[], object], what: str) -> None:
@@ -120,19 +122,25 @@ class Scene:
         assert trouble is None or isinstance(trouble, str)
         return trouble
 
-    def numbers(self) -> dict[int, list[int]]:
+    def numbers(self) -> list[list[int]]:
         """Of the records in the trace, by program, in reading order."""
         reading = self.far.read(self.relay_side())
-        return {pid: reading.numbers(pid=pid) for pid in self.emitted_counts}
+        found: list[list[int]] = [[] for _ in self.programs]
+        for event in reading.named("tf_emit:bulky"):
+            found[event.cpu].append(event["number"])
+        return found
 
-    def check(self, discarded_count: int = 0) -> None:
-        """Everything that was emitted is there, but for so many records that were discarded."""
+    def check(self, discarded_count: int = 0, other_count: int = 0) -> None:
+        """Everything that was emitted is there, but for so many records that were discarded.
+
+        `other_count`: of records of other programs.
+        """
         numbers = self.numbers()
-        for of_program in numbers.values():
+        for of_program in numbers:
             assert all(left < right for left, right in itertools.pairwise(of_program))
-        emitted_count = sum(self.emitted_counts.values())
-        assert sum(map(len, numbers.values())) == emitted_count - discarded_count
-        self.verify(f"--emitted={emitted_count}")
+        emitted_count = sum(self.emitted_counts)
+        assert sum(map(len, numbers)) == emitted_count - discarded_count
+        self.verify(f"--emitted={emitted_count + other_count}")
 
     def verify(self, *options: str) -> None:
         verified = self.far.world.run([OURS.command, "verify", self.relay_side(), *options])
@@ -141,6 +149,28 @@ class Scene:
     def relay_side(self) -> Path:
         """The session's directory as processes of the relay daemon's world see it."""
         return self.relay.output / HOST_NAME / self.directory.name
+
+    # ---- the spool ----
+
+    def spool_files(self) -> list[Path]:
+        return list(self.near.world.spool_directory().glob("*/frames"))
+
+    def spooled_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.spool_files())
+
+    def emit_into_spool(self, size_bytes: int) -> None:
+        """At a rate for which the ring buffers are large enough, whenever packets go from there to the spool."""
+        self.emit_until(lambda: self.spooled_bytes() >= size_bytes, "packets in the spool")
+
+    def is_concluded(self) -> bool:
+        """Whether the relay daemon knows that the session is over, and no spool is left."""
+        if list(self.near.world.spool_directory().glob("*")):
+            return False
+        with RawViewer(self.far.world).begin() as viewer:
+            return "s1" not in viewer.sessions()
+
+    def wait_concluded(self) -> None:
+        wait_until(self.is_concluded, "the rest of the session at the relay daemon")
 
 
 @pytest.fixture
@@ -197,9 +227,9 @@ def test_overwritten_packets_are_counted(scene: Scene) -> None:
     assert discarded == 0
     assert lost > 0
     scene.near.destroy()
-    for pid, numbers in scene.numbers().items():
+    for numbers, emitted_count in zip(scene.numbers(), scene.emitted_counts, strict=True):
         assert all(left < right for left, right in itertools.pairwise(numbers))
-        assert numbers[-1] == scene.emitted_counts[pid] - 1
+        assert numbers[-1] == emitted_count - 1
     scene.verify(f"--lost-packets={lost}")
 
 
@@ -286,9 +316,9 @@ def test_programs_come_and_go_while_the_relay_daemon_is_away(scene: Scene) -> No
     scene.emit_until_more_arrives()
     assert scene.finish() == 0
     reading = scene.far.read(scene.relay_side())
-    for pid, count in {**emitted_counts, **scene.emitted_counts}.items():
+    for pid, count in emitted_counts.items():
         assert reading.numbers(pid=pid) == list(range(count))
-    scene.verify()
+    scene.check(other_count=sum(emitted_counts.values()))
 
 
 def test_a_relay_daemon_is_stopped(scene: Scene) -> None:
@@ -332,7 +362,66 @@ def test_the_disk_of_the_relay_daemon_is_full(make_scene: Callable[..., Scene], 
     scene.check(discarded)
 
 
-# ---- the end ----
+# ---- the spool ----
+
+
+@pytest.mark.parametrize("fault", ["cable", "killed"])
+def test_what_finds_no_link_goes_to_the_spool(scene: Scene, fault: str) -> None:
+    scene.record(*MIDDLE, options=("--spool=64M",))
+    scene.emit_until_more_arrives()
+    if fault == "cable":
+        scene.link.cut()
+    else:
+        scene.kill_relay()
+    scene.emit_into_spool(3 * CPU_COUNT * MIDDLE_SIZE_BYTES)
+    assert scene.streaming()["spooled_bytes"] > 0
+    if fault == "cable":
+        scene.link.mend()
+    else:
+        scene.restart_relay()
+    # Slowly, and twice, while more comes.
+    scene.link.shape(delay_ms=5, rate_bytes_per_s=1_000_000)
+    scene.emit_until_more_arrives()
+    scene.kill_relay()
+    scene.restart_relay()
+    scene.emit_until(lambda: scene.streaming()["spooled_bytes"] == 0, "the spool to be empty")
+    assert scene.spooled_bytes() == 0
+    scene.link.shape()
+    scene.emit_until_more_arrives()
+    assert scene.finish() == 0
+    scene.check()
+    scene.wait_concluded()
+
+
+def test_a_full_spool(scene: Scene) -> None:
+    scene.record(*SMALL, options=("--spool=1M",))
+    scene.emit_until_more_arrives()
+    scene.link.cut()
+    scene.emit_into_spool(SMALL_SIZE_BYTES)
+    for _ in range(20):
+        scene.emit(BURST_COUNT)
+    assert all(path.stat().st_blocks * 512 <= 1 << 20 for path in scene.spool_files())
+    scene.link.mend()
+    scene.emit_until(lambda: scene.streaming()["spooled_bytes"] == 0, "the spool to be empty")
+    scene.emit_until_more_arrives()
+    discarded = scene.finish()
+    assert discarded > 0
+    scene.check(discarded)
+    scene.wait_concluded()
+
+
+def test_a_session_is_destroyed_while_the_link_is_down(scene: Scene) -> None:
+    scene.record(*MIDDLE, options=("--spool=64M",))
+    scene.emit_until_more_arrives()
+    scene.link.cut()
+    scene.emit_into_spool(2 * CPU_COUNT * MIDDLE_SIZE_BYTES)
+    discarded = scene.finish()
+    assert discarded == 0
+    assert "s1" not in scene.near.run("list").stdout
+    assert not scene.is_concluded()
+    scene.link.mend()
+    scene.wait_concluded()
+    scene.check()
 
 
 def test_without_a_spool_a_destroyed_session_says_what_is_lost(scene: Scene) -> None:
@@ -344,5 +433,23 @@ def test_without_a_spool_a_destroyed_session_says_what_is_lost(scene: Scene) -> 
     destroyed = scene.near.run("destroy", "s1", is_checked=False)
     assert destroyed.returncode == ROTATION_FAILED, destroyed
     assert "s1" not in scene.near.run("list").stdout
-    for pid, numbers in scene.numbers().items():  # what had arrived is a whole trace
-        assert numbers == list(range(len(numbers))), pid
+    for numbers in scene.numbers():  # what had arrived is a whole trace
+        assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_another_consumer_daemon_sends_what_is_in_the_spool(scene: Scene, signal_number: int) -> None:
+    scene.record(*MIDDLE, options=("--spool=64M",))
+    scene.emit_until_more_arrives()
+    scene.link.cut()
+    scene.emit_into_spool(2 * CPU_COUNT * MIDDLE_SIZE_BYTES)
+    scene.near.stop()  # all of it is safe
+    (pid,) = scene.near.consumer_pids()
+    os.kill(pid, signal_number)
+    wait_until(lambda: pid not in scene.near.consumer_pids(), "the consumer daemon to end")
+    scene.near.run("destroy", "s1", is_checked=False)
+    scene.link.mend()
+    # The session daemon starts another one when it needs it.
+    scene.near.record(RULE, session="here")
+    scene.wait_concluded()
+    scene.check()

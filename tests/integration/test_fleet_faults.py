@@ -427,7 +427,7 @@ def test_a_session_is_destroyed_while_the_link_is_down(scene: Scene) -> None:
 def test_without_a_spool_a_destroyed_session_says_what_is_lost(scene: Scene) -> None:
     scene.record(*LARGE)
     scene.emit_until_more_arrives()
-    scene.kill_relay()
+    assert scene.relay.stop() == 0
     scene.emit(1000)
     scene.near.run("stop", "s1", is_checked=False)
     destroyed = scene.near.run("destroy", "s1", is_checked=False)

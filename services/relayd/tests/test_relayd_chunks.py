@@ -217,3 +217,20 @@ def test_what_an_interrupted_rotation_left_is_put_aside() -> None:
     producer = Producer(relay_daemon)
     Producer(relay_daemon, token=2)
     assert files_of(producer) == [f"interrupted-20231114T221320+0000-{what}/ust/a_0" for what in ("new", "old")]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_last_entry_comes_when_everybody_else_has_left_the_chunk(producer: Producer, is_full: bool) -> None:
+    """The stream that gets it takes the chunk to the archives, and has a packet of the next one in its file."""
+    disk = producer.relay.disk
+    producer.send(1, 2)
+    producer.send(1, 3)
+    rotate(producer, 3, 1)
+    producer.close_chunk(0, CloseCommand.MOVE_TO_COMPLETED)
+    disk.is_full = is_full
+    producer.index(1, 2)
+    disk.is_full = False
+    producer.relay.files.try_again()
+    producer.index(1, 3)
+    assert len(disk.index(f"{OUTPUT}/{FIRST_ARCHIVE}/ust/index/a_0.idx")) == 3
+    assert [entry.offset_bytes for entry in disk.index(f"{OUTPUT}/{SECOND}/ust/index/a_0.idx")] == [0]

@@ -291,6 +291,7 @@ class StreamFiles:
             if not stream.is_ready_to_move:  # its session ended meanwhile
                 return
             record.entries.extend(stream.joined_entries())  # of the old chunk
+            self._write_entries(record)  # while it is where it was: the last stream to leave it moves it away
             tail = self._tail_for_next_chunk(stream)
             steps = stream.move()
             if record.metadata is not None:
@@ -302,9 +303,9 @@ class StreamFiles:
             elif record.target is not None:
                 record.target.close()
                 record.target = None
-            self._write_entries(record)
             self._close_index_of_former(record)
             self.carry_out(steps)
+            self._write_entries(record)  # what there was no room for
         finally:
             record.is_moving = False
 

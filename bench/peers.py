@@ -44,7 +44,7 @@ PEERS = {
     "fleet": replace(_TRACEFLEET, name="fleet", relay_url="fleet://localhost"),
 }
 RELAY_PORTS = (5342, 5343, 5344)  # control, data, live
-FLEET_PORTS = (5345, 5346)
+FLEET_PORTS = (5340, 5341)
 
 
 class Tracer:

@@ -129,7 +129,7 @@ RELAY_CASES = (
             Row("latency_p99_s", "… 99 of 100", "ms", 1e3),
         ),
         # No two of the live timer, the rate and the 100 ms of babeltrace2 keep step: else a round would be luck.
-        {"live_timer_us": 130_000, "events": 100, "rate": 27.1},
+        {"live_timer_us": 130_000, "events": 400, "rate": 27.1},
         peers=PAIRS,
         has_relay=True,
     ),

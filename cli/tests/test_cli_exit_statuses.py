@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("create -C tcp://localhost x", 1, "Error: Both control and data URLs must be specified."),
         ("create -U net://localhost:0 x", 1, "Error: Invalid port number 0"),
         ("create -U tcp://localhost x", 1, "Error: Unrecognized URL format."),
-        ("create -U fleet://localhost:5345:5346 x", 1, "Error: Trailing characters not recognized: :5346"),
+        ("create -U fleet://localhost:5340:5341 x", 1, "Error: Trailing characters not recognized: :5341"),
         ("create -C fleet://localhost -D fleet://localhost x", 1, "Error: The fleet[4|6]:// protocol has one URL"),
         ("create -C tcp://localhost -D fleet://localhost x", 1, "Error: The fleet[4|6]:// protocol has one URL"),
         ("create --spool=1M x", 1, "Error: The option --spool needs a fleet:// URL."),

@@ -525,7 +525,7 @@ def test_full_disk_holds_the_sender(fleet: Fleet) -> None:
 @pytest.mark.parametrize("is_given", [False, True])
 def test_second_relay_daemon_of_a_host(fleet: Fleet, relay: Relay, is_given: bool) -> None:
     moved = ("-C", "tcp://0.0.0.0:6342", "-D", "tcp://0.0.0.0:6343", "-L", "tcp://0.0.0.0:6344")
-    given = ("--fleet-port=tcp://0.0.0.0:5345",) if is_given else ()
+    given = ("--fleet-port=tcp://0.0.0.0:5340",) if is_given else ()
     log = fleet.world.directory / "second.log"
     with log.open("wb") as stream:
         second = fleet.world.popen(

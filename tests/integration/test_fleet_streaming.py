@@ -16,7 +16,7 @@ from world import is_stopped
 
 RULE = "tf_emit:*"
 URL = "fleet://localhost"
-FLEET_PORT = 5345
+FLEET_PORT = 5340
 ROTATION_FAILED, NOT_CONNECTED = 141, 104
 CPU_COUNT = os.cpu_count() or 1
 PERIOD_US = 200_000
@@ -303,10 +303,10 @@ def test_an_ordinary_user(make_fleet: Callable[..., Fleet]) -> None:
 
 
 def test_over_ipv6(fleet: Fleet) -> None:
-    relay = start_relay(fleet, "--fleet-port=tcp6://[::1]:5345", "--fleet-data-port=tcp6://[::1]:5346")
+    relay = start_relay(fleet, "--fleet-port=tcp6://[::1]:5340", "--fleet-data-port=tcp6://[::1]:5341")
     program = fleet.program()
     created = fleet.run("create", "s1", "--set-url=fleet6://[::1]")
-    assert "Traces will be output to fleet://[::1]:5345/" in created.stdout
+    assert "Traces will be output to fleet://[::1]:5340/" in created.stdout
     fleet.run("enable-event", "-u", RULE)
     fleet.run("start")
     program.emit(100)

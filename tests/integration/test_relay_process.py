@@ -28,6 +28,7 @@ from tracefleet_common.messages.relayd_control import (
     RelaySessionList,
     RelaySums,
 )
+from tracefleet_common.model.relay_output import FLEET_DATA_PORT_DEFAULT, FLEET_PORT_DEFAULT
 from tracefleet_common.transport.control_link import ControlLink
 
 INDEX_HEADER_SIZE_BYTES, INDEX_ENTRY_SIZE_BYTES = 16, 72
@@ -109,6 +110,18 @@ def test_a_port_that_is_taken(make_fleet: Callable[..., Fleet], mode: list[str])
     # Two of them are possible, on other ports and over one output directory.
     assert start(fleet.world, "-d", f"--output={relay.output}", *OTHER_PORTS).returncode == 0
     assert len(list((fleet.world.run_directory / "relayd").glob("bus-*"))) == 2
+    assert relay.stop() == 0
+
+
+@pytest.mark.skipif(not has_genuine(), reason="lttng-tools is not installed")
+def test_all_ports_are_free_beside_genuine_daemons(make_fleet: Callable[..., Fleet]) -> None:
+    """LTTng's session daemon listens for agents, close to the ports of relay daemons."""
+    fleet = make_fleet(GENUINE)
+    fleet.start_daemon()
+    relay = Relay(fleet)
+    for port in (FLEET_PORT_DEFAULT, FLEET_DATA_PORT_DEFAULT):
+        assert is_listening(fleet.world, port)
+    assert "Takes no fleet://" not in relay.log.read_text()
     assert relay.stop() == 0
 
 

@@ -52,10 +52,10 @@ def test_a_network_url_names_a_relay_daemon(url: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("fleet://localhost", "fleet://127.0.0.1:5345/"),
+        ("fleet://localhost", "fleet://127.0.0.1:5340/"),
         ("FLEET4://b:77/a/b", "fleet://10.0.0.2:77/a/b"),
         ("fleet6://[::1]:7/x", "fleet://[::1]:7/x"),
-        ("fleet6://localhost", "fleet://[::1]:5345/"),
+        ("fleet6://localhost", "fleet://[::1]:5340/"),
     ],
 )
 def test_a_fleet_url_names_a_relay_daemon_of_our_own(url: str, text: str) -> None:

@@ -31,7 +31,7 @@ from relay_fakes import CREATION_TIME_S, UUID, FakeClock, FakeDisk, FakeFile, Fa
 
 TOKEN = bytes(range(16))
 OUTPUT = "h/s-20231114-221320"
-DATA_PORT = 5346
+DATA_PORT = 5341
 
 Reply = TypeVar("Reply")
 

@@ -66,8 +66,8 @@ PORT_OPTIONS = (
     Option("control-port", "C", "URL", "Listen for control connections on URL (default: tcp://0.0.0.0:5342)."),
     Option("data-port", "D", "URL", "Listen for trace data on URL (default: tcp://0.0.0.0:5343)."),
     Option("live-port", "L", "URL", "Listen for viewers on URL (default: tcp://localhost:5344)."),
-    Option("fleet-port", None, "URL", "Listen for fleet:// sessions on URL (default: tcp://0.0.0.0:5345)."),
-    Option("fleet-data-port", None, "URL", "Listen for their trace data on URL (default: tcp://0.0.0.0:5346)."),
+    Option("fleet-port", None, "URL", "Listen for fleet:// sessions on URL (default: tcp://0.0.0.0:5340)."),
+    Option("fleet-data-port", None, "URL", "Listen for their trace data on URL (default: tcp://0.0.0.0:5341)."),
     Option("bus-sock", None, "PATH", "Set the Unix socket that tells the state (default: relayd/bus-PID)."),
 )
 VERBOSITY_OPTIONS = (

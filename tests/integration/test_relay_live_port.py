@@ -23,7 +23,9 @@ from tracefleet_relayd.adapters import live_server
 from tracefleet_relayd.adapters.fd_tracker import FdTracker
 from tracefleet_relayd.adapters.live_server import LiveLimits, LiveServer
 from tracefleet_relayd.adapters.viewed_file import ViewedFile
+from tracefleet_relayd.application import serve_viewers
 from tracefleet_relayd.application.serve_viewers import Viewers
+from tracefleet_relayd.application.serve_viewers_streams import MetadataReader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services/relayd/tests"))
 
@@ -128,6 +130,15 @@ class Client:
             data += piece
         return bytes(data)
 
+    async def next_index(self) -> live.NextIndexReply:
+        """The reply to a NEXT_INDEX that was sent."""
+        replies = ReplyDecoder()
+        replies.expect(live.GetNextIndex(stream_id=2))
+        replies.receive(await self.receive(64))
+        reply = replies.next_reply()
+        assert isinstance(reply, live.NextIndexReply)
+        return reply
+
     async def list_sessions(self) -> live.Reply:
         replies = ReplyDecoder()
         replies.expect(live.ListSessions())
@@ -201,6 +212,42 @@ def test_packets_come_whole_to_many_viewers_at_once(
         assert world.viewers.viewer_count(1) == 5
         for packet in await asyncio.gather(*(client.packet() for client in clients)):
             assert packet == PACKET
+
+    play(world, scenario)
+
+
+def test_a_question_that_comes_too_early_is_answered_when_there_is_something(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile others are served, and a viewer that hangs up is no harm."""
+    monkeypatch.setattr(serve_viewers, "PATIENCE_S_MAX", 10 * DEADLINE_S)
+    world.session.live_timer_us = 10 * int(DEADLINE_S * 1e6)
+    monkeypatch.setattr(MetadataReader, "is_worth_asking", lambda _: False)  # as if the viewers had it
+
+    async def scenario() -> None:
+        early, gone, other = [await world.attached() for _ in range(3)]
+        for client in (early, gone):
+            await client.send(NEXT_INDEX)
+        await until(lambda: len(world.server._waiting) == 2)
+        gone.connection.close()
+        assert await other.packet() == PACKET
+        world.stream.inactive_until = 77
+        reply = await early.next_index()
+        assert (reply.status, reply.timestamp_end) == (live.NextIndexStatus.INACTIVE, 77)
+        await until(lambda: world.server.viewer_count == 2)
+
+    play(world, scenario)
+
+
+def test_a_question_is_answered_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_viewers, "PATIENCE_S_MAX", 0.05)
+    monkeypatch.setattr(MetadataReader, "is_worth_asking", lambda _: False)  # as if the viewers had it
+
+    async def scenario() -> None:
+        client = await world.attached()
+        for _ in range(2):
+            await client.send(NEXT_INDEX)
+            assert (await client.next_index()).status is live.NextIndexStatus.RETRY
 
     play(world, scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tracefleet_common.codecs.lttng_live import (
 )
 from tracefleet_common.errors import RemoteProtocolError
 from tracefleet_relayd.application import serve_viewers
-from tracefleet_relayd.application.serve_viewers import Viewers
+from tracefleet_relayd.application.serve_viewers import PATIENCE_S_MAX, Viewers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -242,6 +243,61 @@ def test_an_idle_stream_passes_on_its_beacon_also_before_its_first_packet(world:
     reply = viewer.index(world.data)
     assert (reply.timestamp_begin, reply.timestamp_end) == (8 * SECOND, 9 * SECOND)
     assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+
+
+def test_an_answer_that_tells_nothing_may_wait_for_news(world: World) -> None:
+    viewer, request = world.viewer(), live.GetNextIndex(stream_id=world.data.stream_id)
+
+    def has_news(change: Callable[[], object]) -> bool:
+        """After a question that nothing new is answered to, and then a change."""
+        assert 0 < viewer.viewer.patience_s(request) <= PATIENCE_S_MAX
+        assert not viewer.viewer.has_news(request)
+        change()
+        return viewer.viewer.has_news(request)
+
+    def note_beacon(timestamp: int) -> None:
+        world.data.inactive_until = timestamp
+
+    def take_beacon() -> None:
+        """The same one again tells nothing."""
+        assert viewer.index_status(world.data) is NextIndexStatus.INACTIVE
+        assert viewer.viewer.patience_s(request) == 0
+        assert viewer.index_status(world.data) is NextIndexStatus.INACTIVE
+
+    world.metadata.receive_metadata(b"MM")
+    assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+    assert viewer.viewer.patience_s(request) == 0, "it shall ask for metadata"
+    assert viewer.metadata(world.metadata) == (MetadataStatus.OK, b"MM")
+    assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+    assert has_news(lambda: note_beacon(7 * SECOND))
+    take_beacon()
+    assert has_news(lambda: note_beacon(8 * SECOND))
+    take_beacon()
+    assert has_news(lambda: world.data.receive_packet(9 * SECOND, 10 * SECOND))
+    assert viewer.index_status(world.data) is NextIndexStatus.OK
+    assert viewer.viewer.patience_s(request) == 0, "a packet is news"
+    assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+    assert has_news(lambda: world.metadata.receive_metadata(b"NN"))
+    assert viewer.metadata(world.metadata) == (MetadataStatus.OK, b"NN")
+    assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+    assert has_news(lambda: world.session.publish(FakeStream(9)))
+    assert viewer.new_stream_ids() == [9]
+    assert viewer.index_status(world.data) is NextIndexStatus.RETRY
+    assert has_news(world.session.hang_up)
+    assert viewer.index_status(world.data) is NextIndexStatus.HUP
+    assert viewer.viewer.patience_s(request) == 0
+
+
+def test_what_is_no_question_for_an_index_never_waits(world: World) -> None:
+    viewer = world.viewer()
+    for request in (
+        live.ListSessions(),
+        live.GetMetadata(stream_id=world.metadata.stream_id),
+        live.GetNextIndex(stream_id=world.metadata.stream_id),
+        live.GetNextIndex(stream_id=99),
+    ):
+        viewer.viewer.handle(request)
+        assert viewer.viewer.patience_s(request) == 0
 
 
 def test_a_time_that_goes_backwards_is_not_passed_on(world: World) -> None:

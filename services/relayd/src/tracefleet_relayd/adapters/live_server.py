@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
+from tracefleet_common.codecs.lttng_live import GetNextIndex
 from tracefleet_common.codecs.lttng_live_replies import encode_reply_in_parts
 from tracefleet_common.codecs.lttng_live_requests import RequestDecoder
 from tracefleet_common.codecs.lttng_wire import RefusedCommand
@@ -29,6 +31,7 @@ RECEIVE_SIZE_BYTES: Final = 4096  # requests have 36 bytes at most
 TURN_SIZE_BYTES: Final = 256 * 1024  # sent to one viewer before others have their turn; babeltrace2 asks for that much
 SEND_BUFFER_SIZE_BYTES: Final = 512 * 1024  # what the system keeps of a reply that a viewer does not take
 PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+NEWS_PERIOD_S: Final = 0.01  # how often to look for what viewers wait for
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor left for a viewer that waits
 # A viewer whose host vanished is noticed after 60 + 6 * 10 s.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
@@ -62,6 +65,8 @@ class LiveServer:
         self._listeners: Sequence[socket.socket] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._viewer_count = 0
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}  # with what says that there is news
+        self._looking: asyncio.TimerHandle | None = None
         self._disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="live-disk")
 
     @property
@@ -78,6 +83,8 @@ class LiveServer:
 
     async def close(self) -> None:
         """Hang up on all viewers. A second call does nothing."""
+        if self._looking is not None:
+            self._looking.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -147,7 +154,34 @@ class LiveServer:
                 raise
             if request is None:
                 return
-            await self._send_answer(connection, viewer.handle(request), viewer.minor)
+            answer = viewer.handle(request)
+            patience_s = viewer.patience_s(request)
+            if patience_s and isinstance(request, GetNextIndex):
+                await self._wait_for_news(functools.partial(viewer.has_news, request), patience_s)
+                answer = viewer.handle(request)
+            await self._send_answer(connection, answer, viewer.minor)
+
+    async def _wait_for_news(self, has_news: Callable[[], bool], patience_s: float) -> None:
+        """One timer for all viewers, while there are any that wait."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[news] = has_news
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(NEWS_PERIOD_S, self._look)
+        try:
+            async with asyncio.timeout(patience_s):
+                await news
+        except TimeoutError:
+            pass
+        finally:
+            del self._waiting[news]
+
+    def _look(self) -> None:
+        self._looking = None
+        for news, has_news in self._waiting.items():
+            if not news.done() and has_news():
+                news.set_result(None)
+        if self._waiting:
+            self._looking = asyncio.get_running_loop().call_later(NEWS_PERIOD_S, self._look)
 
     async def _send_answer(self, connection: socket.socket, answer: Answer, minor: int) -> None:
         payload = answer.payload

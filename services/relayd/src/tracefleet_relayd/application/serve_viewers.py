@@ -3,7 +3,8 @@
 It follows lttng-relayd 2.13.9, without its defects: any number of viewers may attach one session; a viewer reads only
 streams that it attached itself; what was received stays readable when the producer closes a stream or dies; streams
 that were published while a viewer is attached are not missed, however short they lived; a viewer is told that there
-are new streams with any status, until it asks for them.
+are new streams with any status, until it asks for them; and a viewer that asks for more of a stream too early is
+answered when there is more, instead of having to ask again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from tracefleet_relayd.domain.viewer_connection import NEXT_STATE, ConnectionEve
 # Streams that are published while a viewer does not ask for new ones: a viewer that is forgotten in a corner, and
 # a session with per-process buffers and many short-lived processes, must not fill the memory.
 UNTOLD_STREAM_COUNT_MAX: Final = 65_536
+
+# The next packet or beacon comes with the next live timer. Nobody shall take a viewer that waits for a dead one.
+PATIENCE_SLACK_S: Final = 0.1
+PATIENCE_S_MAX: Final = 1.0
 
 log = logging.getLogger("tracefleet.relayd.viewers")
 
@@ -181,6 +186,22 @@ class Viewer:
                 if not isinstance(reader, DataReader):
                     return NO_PACKET
                 return reader.packet(request.offset_bytes, request.size_bytes)
+
+    def patience_s(self, request: live.Request) -> float:
+        """How long the answer to `request`, just made, may wait for something to tell; 0: it tells something."""
+        if not isinstance(request, live.GetNextIndex) or self.has_news(request):
+            return 0.0
+        attachment, _ = self._readers[request.stream_id]
+        return min(attachment.session.live_timer_us / 1e6 + PATIENCE_SLACK_S, PATIENCE_S_MAX)
+
+    def has_news(self, request: live.GetNextIndex) -> bool:
+        """Whether an answer would say now what the latest one to the same request did not. Costs little."""
+        attachment, reader = self._readers.get(request.stream_id, (None, None))
+        if attachment is None or not isinstance(reader, DataReader):
+            return True
+        if any(one.has_new_streams for one in self._attachments.values()):
+            return True
+        return reader.has_news() or bool(attachment.flags(reader))
 
     def close(self) -> None:
         """The connection is gone: let go of everything."""

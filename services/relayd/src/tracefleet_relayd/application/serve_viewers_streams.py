@@ -119,24 +119,37 @@ class DataReader:
         self._index: ViewableFile | None = None
         self._index_entry_size_bytes = 0
         self._data: ViewableFile | None = None
+        self._without_news: DataStreamState | None = None
         stream.keep(self, position)
 
-    def next_index(self, *, are_promises_held: bool) -> NextIndexReply:
-        """The next index entry, or why there is none. Flags are the caller's."""
+    def _state(self) -> DataStreamState:
         stream = self.stream
-        state = DataStreamState(
+        return DataStreamState(
             first_position=stream.first_position,
             end_position=stream.end_position,
             inactive_until=stream.inactive_until,
             is_closed=stream.is_closed,
             is_rotating=stream.is_rotating or (self._session.is_rotating and not self._session.is_closed),
         )
+
+    def has_news(self) -> bool:
+        """Whether the latest index reply told something, or something has changed since."""
+        return self._without_news != self._state()
+
+    def next_index(self, *, are_promises_held: bool) -> NextIndexReply:
+        """The next index entry, or why there is none. Flags are the caller's."""
+        stream, state = self.stream, self._state()
+        told_until = self._position.promised_until
+        self._without_news = None
         match self._position.next_step(state, are_promises_held=are_promises_held):
             case NextStep.RETRY:
+                self._without_news = state
                 return NextIndexReply(status=NextIndexStatus.RETRY)
             case NextStep.FINISHED:
                 return NextIndexReply(status=NextIndexStatus.HUP)
             case NextStep.INACTIVE:
+                if self._position.promised_until == told_until:
+                    self._without_news = state
                 return NextIndexReply(
                     status=NextIndexStatus.INACTIVE,
                     timestamp_end=self._position.promised_until,

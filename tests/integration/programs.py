@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from deadlines import DEADLINE_S
-from world import REPOSITORY, World
+from deadlines import DEADLINE_S, wait_until
+from world import REPOSITORY, World, is_stopped
 
 SOURCES = REPOSITORY / "tests" / "apps"
 BUILD_DIRECTORY = REPOSITORY / "build" / "test-apps"
@@ -109,6 +109,7 @@ class Program:
 
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(self.pid), "the program to stand still")
 
     def resume(self) -> None:
         with contextlib.suppress(ProcessLookupError):

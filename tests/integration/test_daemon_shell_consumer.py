@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from deadlines import DEADLINE_S, wait_until
 from fleet import OURS, Fleet
-from world import VENV_BIN, is_alive
+from world import VENV_BIN, is_alive, is_stopped
 
 CONSUMER_DAEMON = VENV_BIN / OURS.consumer_daemon
 both_users = pytest.mark.parametrize("is_root", [True, False], ids=["root", "ordinary"])
@@ -61,6 +61,7 @@ def test_a_consumer_daemon_that_does_not_stop_is_killed(make_fleet: Callable[...
     pid = record_something(fleet)
     fleet.destroy()
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), "the consumer daemon to stand still")
     assert daemon.stop() == 0
     assert not is_alive(pid)
     assert "Consumer daemon does not stop, killed" in daemon.log.read_text()

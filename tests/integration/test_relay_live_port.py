@@ -220,6 +220,7 @@ def test_a_question_that_comes_too_early_is_answered_when_there_is_something(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile others are served, and a viewer that hangs up is no harm."""
+    monkeypatch.setattr(live_server, "REST_S", 0.0)
     monkeypatch.setattr(serve_viewers, "PATIENCE_S_MAX", 10 * DEADLINE_S)
     world.session.live_timer_us = 10 * int(DEADLINE_S * 1e6)
     monkeypatch.setattr(MetadataReader, "is_worth_asking", lambda _: False)  # as if the viewers had it
@@ -239,8 +240,14 @@ def test_a_question_that_comes_too_early_is_answered_when_there_is_something(
     play(world, scenario)
 
 
-def test_a_question_is_answered_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_viewers, "PATIENCE_S_MAX", 0.05)
+@pytest.mark.parametrize(("rest_s", "patience_s"), [(0, 0.05), (10 * DEADLINE_S, 10 * DEADLINE_S)])
+def test_a_question_is_answered_though_nothing_happens(
+    world: World, monkeypatch: pytest.MonkeyPatch, rest_s: float, patience_s: float
+) -> None:
+    """At once, if it comes right behind an answer."""
+    monkeypatch.setattr(live_server, "REST_S", rest_s)
+    monkeypatch.setattr(serve_viewers, "PATIENCE_S_MAX", patience_s)
+    world.session.live_timer_us = int(patience_s * 1e6)
     monkeypatch.setattr(MetadataReader, "is_worth_asking", lambda _: False)  # as if the viewers had it
 
     async def scenario() -> None:

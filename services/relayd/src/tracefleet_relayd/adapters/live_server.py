@@ -32,6 +32,9 @@ TURN_SIZE_BYTES: Final = 256 * 1024  # sent to one viewer before others have the
 SEND_BUFFER_SIZE_BYTES: Final = 512 * 1024  # what the system keeps of a reply that a viewer does not take
 PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 NEWS_PERIOD_S: Final = 0.01  # how often to look for what viewers wait for
+# A viewer that asks again at once must hear that there is no more before it shows what it has (babeltrace2 does so, and
+# then sleeps for 100 ms). Only one that comes after a rest is kept waiting until there is something.
+REST_S: Final = 0.02
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor left for a viewer that waits
 # A viewer whose host vanished is noticed after 60 + 6 * 10 s.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
@@ -137,15 +140,20 @@ class LiveServer:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._limits.connect_deadline_s) as deadline:
+                answered_at_s = loop.time()
                 while data := await loop.sock_recv(connection, RECEIVE_SIZE_BYTES):
+                    has_rested = loop.time() - answered_at_s >= REST_S
                     decoder.receive(data)
-                    await self._answer_all(connection, viewer, decoder)
+                    await self._answer_all(connection, viewer, decoder, has_rested=has_rested)
+                    answered_at_s = loop.time()
                     if viewer.is_connected:
                         deadline.reschedule(None)
         except TimeoutError as error:
             raise TransportError("Viewer connected and said nothing in time") from error
 
-    async def _answer_all(self, connection: socket.socket, viewer: Viewer, decoder: RequestDecoder) -> None:
+    async def _answer_all(
+        self, connection: socket.socket, viewer: Viewer, decoder: RequestDecoder, *, has_rested: bool
+    ) -> None:
         while True:
             try:
                 request = decoder.next_command()
@@ -155,7 +163,8 @@ class LiveServer:
             if request is None:
                 return
             answer = viewer.handle(request)
-            patience_s = viewer.patience_s(request)
+            patience_s = viewer.patience_s(request) if has_rested else 0.0
+            has_rested = False
             if patience_s and isinstance(request, GetNextIndex):
                 await self._wait_for_news(functools.partial(viewer.has_news, request), patience_s)
                 answer = viewer.handle(request)
